@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from augment import commands
+from augment import commands, merging
 from labeling.errors import WeakprefError, WeakprefWarning
 
 app = typer.Typer(
@@ -34,20 +34,13 @@ class Preset(enum.StrEnum):
     NONE = "none"
 
 
-class Model(enum.StrEnum):
-    """Label models."""
-
-    LABEL = "label"
-    SNORKEL = "snorkel"
-    MAJORITY = "majority"
-
-
 USAGE_ERROR: Any = typer.BadParameter.__base__
 """What typer raises for arguments it cannot use; it exports only this subclass."""
 
 PairsFile = Annotated[
     str, typer.Argument(help="Preference pairs: Parquet, folder of Parquet, JSONL(.gz), CSV, hub id.")
 ]
+VotesFile = Annotated[Path, typer.Argument(help="votes.parquet of `weakpref label`.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write; an earlier output there is replaced.")]
 Layout = Annotated[str | None, typer.Option(help="Layout of the file, where its columns fit two.")]
 Drop = Annotated[bool, typer.Option("--drop-bad-rows", help="Leave unusable rows out, counted, instead of stopping.")]
@@ -73,12 +66,38 @@ def label(
 
 @app.command()
 def fit(
-    votes: Annotated[Path, typer.Argument(help="votes.parquet of `weakpref label`.")],
+    votes: VotesFile,
     out: Out,
-    model: Annotated[Model, typer.Option(help="Label model.")] = Model.LABEL,
+    model: Annotated[str, typer.Option(help=f"Label model: {', '.join(commands.MODELS)}.")] = "label",
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for what `label` learned: the model, its voters, plots.")
+    ] = None,
 ) -> None:
-    """Merge votes: votes.parquet -> posterior.parquet (pair_id, p_a), anchored on the gold labels there are."""
-    _say(commands.fit(votes, out, model.value))
+    """Merge votes: votes.parquet -> posterior.parquet (pair_id, p_a), anchored on gold where the model reads it."""
+    _say(merging.fit(votes, out, model, report))
+
+
+@app.command()
+def compare(
+    votes: VotesFile,
+    models: Annotated[str, typer.Option(help="Label models, with commas between.")] = ",".join(commands.MODELS),
+    folds: Annotated[
+        int, typer.Option(help="Parts of the gold pairs, each judged by models fitted on the others.")
+    ] = 5,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write the table to as well.")] = None,
+) -> None:
+    """Compare label models on the gold pairs of votes.parquet, cross-fitted by group, the best first."""
+    _say(merging.compare(votes, out, [name.strip() for name in models.split(",")], folds, Console()))
+
+
+@app.command()
+def explain(
+    votes: VotesFile,
+    model_file: Annotated[Path, typer.Option(help="model.json of `weakpref fit --report`.")],
+    pair: Annotated[str, typer.Option(help="Its pair_id.")],
+) -> None:
+    """Explain the posterior of one pair: what each voter adds to it, in log-odds."""
+    _say(merging.explain(votes, model_file, pair))
 
 
 @app.command()

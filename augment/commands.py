@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,21 +18,36 @@ import pyarrow.parquet as pq
 from augment.export import ExportOptions
 from augment.export import export as write_export
 from labeling import apply, heuristics, read_pairs, read_votes, summary, write_votes
+from labeling.dawid_skene import DawidSkene, OneCoin
 from labeling.errors import DataError, VoterError, VotesError
 from labeling.files import manifest, replacing, sha256, write_json
 from labeling.heuristics import Preset
 from labeling.label_model import LabelModel
+from labeling.logistic_model import LogisticModel
 from labeling.majority import MajorityVote
+from labeling.noise_aware import NoiseAware
 from labeling.pairs import Pairs
+from labeling.protocol import Merger
 from labeling.snorkel_model import SnorkelLabelModel
 from labeling.snorkel_voter import is_snorkel
+from labeling.sparse_low_rank import SparseLowRank
 from labeling.voters import Voter
 from rm.config import RewardConfig
 
 if TYPE_CHECKING:
     from rm.evaluation import Evaluation
 
-MODELS = {"label": LabelModel, "snorkel": SnorkelLabelModel, "majority": MajorityVote}
+MODELS: dict[str, Callable[[], Merger]] = {
+    "label": LabelModel,
+    "snorkel": SnorkelLabelModel,
+    "majority": MajorityVote,
+    "one-coin": OneCoin,
+    "dawid-skene": DawidSkene,
+    "logistic": LogisticModel,
+    "sparse-low-rank": SparseLowRank,
+    "noise-aware": NoiseAware,
+}
+"""Label models by their name on the command line."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +138,7 @@ def config_help(name: str) -> str:
 
 def label(path: str, out: Path, reading: Reading, voting: Voting) -> str:
     """Write the votes on a file of pairs, with gold and groups; return what happened in one line."""
-    _check_out(out, path)
+    check_out(out, path)
     pairs = reading(path)
     voters = voting.voters()
     if not voters:
@@ -139,33 +155,8 @@ def label(path: str, out: Path, reading: Reading, voting: Voting) -> str:
         "voters": {name: round(float(share), 4) for name, share in summary(votes)["coverage_share"].items()},
     }
     inputs = {"pairs": Path(path)} | ({"lfs": voting.lfs} if voting.lfs else {})
-    _write_manifest(out, "label", inputs, None, counts | {"preset": voting.preset})
+    write_manifest(out, "label", inputs, None, counts | {"preset": voting.preset})
     return f"{out}: {len(voters)} voters on {len(pairs)} pairs, {covered:.1%} of pairs with a vote"
-
-
-def fit(path: Path, out: Path, name: str) -> str:
-    """Write the posterior of a label model fitted on a votes file; return what happened in one line."""
-    if name not in MODELS:
-        raise DataError(f"label model {name!r} is unknown; there are {', '.join(MODELS)}")
-    _check_out(out, path)
-    votes, gold = read_votes(path)
-    model = MODELS[name]().fit(votes, gold)
-    p_a = model.posterior(votes)
-    with replacing(out) as part:
-        table = pa.table({"pair_id": pa.array(votes.pair_ids.tolist(), pa.string()), "p_a": pa.array(p_a)})
-        pq.write_table(table, part, compression="zstd")
-    n_gold = 0 if gold is None else int((~np.isnan(gold)).sum())
-    calibration = model.calibration_ if isinstance(model, LabelModel) else None
-    counts: dict[str, Any] = {"pairs": len(votes), "gold": n_gold, "model": name}
-    counts["calibration"] = None if calibration is None else asdict(calibration)
-    _write_manifest(out, "fit", {"votes": path}, None, counts)
-    found = "not calibrated: no gold" if not n_gold else "not cross-fitted"
-    if calibration is not None:
-        found = (
-            f"cross-fitted on {calibration.n_gold} gold: accuracy {calibration.accuracy:.3f}, "
-            f"log-loss {calibration.log_loss:.3f}, ECE {calibration.ece:.3f}"
-        )
-    return f"{out}: posterior of {len(votes)} pairs, {found}"
 
 
 def export(
@@ -193,14 +184,14 @@ def score(model: Path, path: str, out: Path, reading: Reading) -> str:
     """Write the rewards of both responses of every pair; return what happened in one line."""
     import rm
 
-    _check_out(out, path)
+    check_out(out, path)
     pairs = reading(path)
     rewards = rm.score(model, pairs)
     with replacing(out) as part:
         ids = pa.array(pairs.pair_ids.tolist(), pa.string())
         table = pa.table({"pair_id": ids, "r_a": pa.array(rewards[:, 0]), "r_b": pa.array(rewards[:, 1])})
         pq.write_table(table, part, compression="zstd")
-    _write_manifest(
+    write_manifest(
         out,
         "score",
         {"pairs": Path(path), "model": _weights(model)},
@@ -214,10 +205,10 @@ def evaluate(model: Path, path: str, out: Path, reading: Reading, *, seed: int) 
     """Write a report on a reward model against the gold labels of unseen prompts; return what happened in one line."""
     import rm
 
-    _check_out(out, path)
+    check_out(out, path)
     result = rm.evaluate(model, reading(path), seed=seed)
     write_json(out, evaluation_figures(result))
-    _write_manifest(
+    write_manifest(
         out,
         "evaluate",
         {"pairs": Path(path), "model": _weights(model)},
@@ -236,7 +227,8 @@ def evaluation_figures(result: Evaluation) -> dict[str, float | int]:
     return {name: getattr(result, name) for name in names}
 
 
-def _check_out(out: Path, source: str | Path) -> None:
+def check_out(out: Path, source: str | Path) -> None:
+    """Raise DataError if `out` is a folder, or the input."""
     if out.is_dir():
         raise DataError(f"{out} is a folder, expected the name of a file to write; pass another --out")
     if out.exists() and out.resolve() == Path(source).resolve():
@@ -269,7 +261,8 @@ def _posterior_of(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:
     return np.array([known[name] for name in pairs.pair_ids], dtype=np.float64)
 
 
-def _write_manifest(out: Path, command: str, inputs: dict[str, Path], seed: int | None, counts: dict[str, Any]) -> None:
+def write_manifest(out: Path, command: str, inputs: dict[str, Path], seed: int | None, counts: dict[str, Any]) -> None:
+    """Write the manifest of an output beside it."""
     hashes = {name: sha256(path) if path.is_file() else path.name for name, path in inputs.items()}
     record = manifest(command, inputs=hashes, seed=seed, counts=counts) | {"sha256": sha256(out)}
     write_json(out.with_name(f"{out.name}.manifest.json"), record)

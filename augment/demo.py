@@ -130,7 +130,7 @@ def run_demo(options: DemoOptions, console: Console) -> Path:
     extra = {
         "counts": counts,
         "seconds": clock.seconds,
-        "label_model": None if model.calibration_ is None else asdict(model.calibration_),
+        "label_model": None if model.calibration_ is None else model.calibration_.figures(),
     }
     settings = {"data": Path(options.data or quickstart()).name, "gold": options.gold, "seed": options.seed}
     title = f"{settings['data']}, {counts['gold']} gold pairs, {config.max_steps} steps, seed {options.seed}"

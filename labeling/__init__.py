@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from labeling.apply import apply
+from labeling.calibration import Calibration
 from labeling.errors import (
     DataError,
     GoldError,
@@ -18,7 +19,7 @@ from labeling.errors import (
     WeakprefWarning,
 )
 from labeling.heuristics import heuristics
-from labeling.label_model import Calibration, LabelModel
+from labeling.label_model import LabelModel
 from labeling.majority import MajorityVote
 from labeling.pairs import Pair, Pairs
 from labeling.read import read_pairs

@@ -1,83 +1,133 @@
-"""Weights of voters without any gold label: expectation maximisation on their agreement, copies discounted.
+"""What voters say of each other without any gold label: the model of their votes that explains them best.
 
-The model is Dawid and Skene's (1979) with one coin per voter whose bias grows with the evidence: given the preferred
-response y in {-1, +1} and the size |x| of voter j's evidence, P(sign(x) = y) = sigmoid(w_j |x|). The assumption that
-fixes the sign is that voters are right more often than wrong: every weight is pulled towards the same positive value,
-as strongly as the data pull it away, because agreement alone cannot tell a good voter from one that others copy.
+Candidates are latent-class models (independent voters; pairs of differing difficulty; groups of copies; voters and data
+that lean to one position) and, where voters give margins, a Gaussian model with a confounder that all share. The
+likelihood, less a price for each parameter, chooses. The assumption that fixes the sign, and which of two latent
+variables is the preference: voters are right more often than wrong, a group of copies counting as one voter.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import numpy.typing as npt
+from scipy.special import log_expit
+
+from labeling.antisymmetric import bounded
+from labeling.latent_class import LatentClass
+from labeling.latent_class_fit import fit_latent_class
+from labeling.misfit import misfit
+from labeling.shared_factor import SharedFactor, fit_shared_factor, improved
+from labeling.structure_search import best_latent_class, vote_table
+from labeling.vote_rows import VoteRows, leanings, strengths
 
 FloatArray = npt.NDArray[np.float64]
+SignArray = npt.NDArray[np.int8]
 
-TYPICAL_WEIGHT = 0.5
-"""Weight a voter is assumed to have before any agreement is seen, in log-odds at full evidence: accuracy 0.62."""
-MAX_WEIGHT = 3.0
-"""Largest weight of one voter, in log-odds at full evidence: accuracy 0.95."""
-
-
-def agreement(x: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the uncentred correlation of evidence x (n, m) where both voters speak, (m, m), and how often they do."""
-    speaks = (x != 0).astype(np.float64)
-    scale = np.sqrt(((x**2).T @ speaks) * (speaks.T @ x**2))
-    return np.divide(x.T @ x, scale, out=np.zeros_like(scale), where=scale > 0), speaks.T @ speaks
-
-
-def common_factor(agree: FloatArray, counts: FloatArray, iterations: int = 200) -> FloatArray:
-    """Return b (m,) such that b_j b_k fits the off-diagonal agreement (m, m) in the least absolute deviation.
-
-    Solved by iteratively reweighted least squares. A few pairs of copies agree far beyond the rest, and least absolute
-    deviations leave such pairs to the residual.
-    """
-    off = ~np.eye(len(agree), dtype=bool)
-    trust = off * np.sqrt(counts / max(counts.max(), 1.0))
-    b = np.full(len(agree), np.sqrt(max(float(np.median(agree[off])), 0.01)))
-    for _ in range(iterations):
-        w = trust / np.maximum(np.abs(agree - np.outer(b, b)), 0.02)
-        fitted = (w * agree) @ b / np.maximum(w @ b**2, 1e-9)
-        moved: FloatArray = np.clip((b + fitted) / 2, -0.95, 0.95)
-        if np.abs(moved - b).max() < 1e-7:
-            return moved
-        b = moved
-    return b
+DOUBTFUL = 0.05
+"""Unexplained agreement at which the model and the share of votes are trusted alike."""
+SEARCH_ROWS = 2000
+"""Rows on which structures are compared; the one chosen is fitted again on all."""
+PREDICTED_ROWS = 1000
+"""Rows on which models of votes and of margins are compared."""
+LOPSIDED = 4.0
+"""Standard errors by which votes for A and for B must differ in number before a voter counts as leaning."""
+ONE_SIDED = 0.9
+"""Net share of a voter's votes that goes to one position before its silence is read as an answer."""
 
 
-def copy_discount(x: FloatArray) -> FloatArray:
-    """Return one over the number of voters each voter stands for, shape (m,), in (0, 1]: 1 = it copies nobody.
+@dataclass(frozen=True)
+class Consensus:
+    """The model chosen, and how far to trust it."""
 
-    `x` is the evidence (n, m). Agreement beyond the common factor, and beyond sampling noise, is copying.
-    """
-    m = x.shape[1]
-    if m < 3:
-        return np.ones(m)
-    agree, counts = agreement(x)
-    b = common_factor(agree, counts)
-    explained = np.outer(b, b)
-    noise = 2.5 / np.sqrt(np.maximum(counts, 1)) + 0.02
-    excess = np.clip((np.abs(agree - explained) - noise) / (1 - np.abs(explained)), 0, 1)
-    np.fill_diagonal(excess, 0)
-    discount: FloatArray = 1 / (1 + excess.sum(axis=1))
-    return discount
+    model: LatentClass | SharedFactor
+    silence: SignArray
+    """Shape (m,): what the silence of a one-sided voter says (-1 = B, +1 = A); 0 = nothing."""
+    constant: npt.NDArray[np.bool_]
+    """Shape (m,): voters that say the same of every pair, and so nothing."""
+    misfit: float
+    """Root mean square of the agreement of two voters that the model leaves unexplained, or that so few pairs cannot
+    exclude, in (0, 1]."""
+    trust: float
+    """How much of the consensus is the model, in [0, 1]; the rest is the share of votes, one more for each side."""
+    lopsided: bool
+    """Whether A and B are told apart: a voter, or the preference, leans to one position."""
+    converged: bool
+    """Whether the likelihood reached its maximum."""
+
+    def log_odds(self, signs: SignArray, scores: FloatArray | None) -> tuple[FloatArray, FloatArray]:
+        """Return the log-odds of A by the model and by the share of votes, each (n,), of signs and scores (n, m).
+
+        The model's are no surer than what it leaves unexplained allows: it might be an error that all share.
+        """
+        signs = answered(signs, self.silence, self.constant)
+        limit = float(np.log(1 + 0.1 / self.misfit**2))
+        for_a, for_b = (signs > 0).sum(axis=1), (signs < 0).sum(axis=1)
+        return bounded(self._modelled(signs, scores), limit), np.log(for_a + 1) - np.log(for_b + 1)
+
+    def _modelled(self, signs: SignArray, scores: FloatArray | None) -> FloatArray:
+        if isinstance(self.model, SharedFactor):
+            return self.model.log_odds(signs.astype(np.float64) if scores is None else leanings(signs, scores))
+        return self.model.log_odds(signs, None if scores is None else strengths(signs, scores))
 
 
-def consensus_weights(x: FloatArray, iterations: int = 300, tolerance: float = 1e-6) -> FloatArray:
-    """Return weights (m,) such that P(A preferred) = sigmoid(x @ weights), from the evidence x (n, m) alone."""
-    discount = copy_discount(x)
-    sizes = np.abs(x)
-    pull = (sizes**2).sum(axis=0) / 4 + 1
-    weights = np.full(x.shape[1], TYPICAL_WEIGHT)
-    for _ in range(iterations):
-        belief = np.tanh(x @ (weights * discount) / 2)
-        t = np.tanh(weights * sizes / 2)
-        gradient = (x * belief[:, None] - sizes * t).sum(axis=0) / 2 - pull * (weights - TYPICAL_WEIGHT)
-        curvature = (sizes**2 * (1 - t**2)).sum(axis=0) / 4 + pull
-        updated = np.clip(weights + gradient / curvature, -MAX_WEIGHT, MAX_WEIGHT)
-        moved = np.abs(updated - weights).max(initial=0.0)
-        weights = updated
-        if moved < tolerance:
-            break
-    result: FloatArray = weights * discount
-    return result
+def answered(signs: SignArray, silence: SignArray, constant: npt.NDArray[np.bool_]) -> SignArray:
+    """Return signs (n, m) with the abstentions of one-sided voters as what they say, and constant voters silent."""
+    signs = np.where(signs == 0, silence, signs) if silence.any() else signs
+    return np.where(constant, np.int8(0), signs) if constant.any() else signs
+
+
+def learn_consensus(rows: VoteRows) -> Consensus:
+    """Return the consensus of rows in a fixed order and orientation."""
+    voted = (np.abs(rows.signs) * rows.counts[:, None]).sum(axis=0)
+    net = (rows.signs * rows.counts[:, None]).sum(axis=0)
+    leaning = np.abs(net) > LOPSIDED * np.sqrt(np.maximum(voted, 1))
+    total = rows.counts.sum()
+    one_sided = leaning & (np.abs(net) > ONE_SIDED * voted) & (voted < 0.98 * total)
+    constant = leaning & (np.abs(net) > ONE_SIDED * voted) & ~one_sided
+    silence = np.where(one_sided, -np.sign(net), 0).astype(np.int8)
+    lopsided = bool((leaning & ~constant).any())
+    signs = answered(rows.signs, silence, constant)
+    rows = replace(rows, signs=signs, scores=np.where(constant, 0.0, rows.scores))
+    if not lopsided:
+        rows = rows.turned()
+    sloped = tuple(int(j) for j in np.flatnonzero((rows.strengths > 0).any(axis=0)))
+    few = rows.part(SEARCH_ROWS)
+    best = best_latent_class(few, sloped, tuple(int(j) for j in np.flatnonzero(leaning & ~constant)))
+    gaussian = None if lopsided else _shared_factor(few)
+    if gaussian is not None and _predictability(gaussian, few) > _predictability(best.model, few):
+        model: LatentClass | SharedFactor
+        model, converged = improved(gaussian, rows.leanings, 200)
+    else:
+        last = fit_latent_class(vote_table(rows, best.model.structure.sloped), best.model.structure, best.model.vector)
+        model, converged = last.model, last.converged
+    left, at_least = misfit(model, rows)
+    trust = 1 / (1 + (at_least / DOUBTFUL) ** 4)
+    return Consensus(model, silence, constant, left, trust, lopsided, converged)
+
+
+def _shared_factor(rows: VoteRows) -> SharedFactor | None:
+    """Return the Gaussian model if three voters or more vote often enough, and most votes come with a margin."""
+    voted = rows.signs != 0
+    if rows.signs.shape[1] < 3 or voted.sum(axis=0).min() < 50 or (rows.scores[voted] != 0).mean() < 0.5:
+        return None
+    return fit_shared_factor(rows.leanings)
+
+
+def _predictability(model: LatentClass | SharedFactor, rows: VoteRows) -> float:
+    """Return the mean log-probability of a vote given the pair's other votes and all strengths (Besag 1975)."""
+    rows = rows.part(PREDICTED_ROWS)
+
+    def log_p(turned: FloatArray) -> FloatArray:
+        if isinstance(model, SharedFactor):
+            return model.log_density(rows.leanings * turned)
+        return model.log_evidence((rows.signs * turned).astype(np.int8), rows.strengths)
+
+    as_said = log_p(np.ones(rows.signs.shape[1]))
+    total = 0.0
+    for j in range(rows.signs.shape[1]):
+        other = np.where(np.arange(rows.signs.shape[1]) == j, -1.0, 1.0)
+        voted = rows.signs[:, j] != 0
+        total += float((rows.counts * log_expit(as_said - log_p(other)))[voted].sum())
+    return total / float((rows.counts[:, None] * (rows.signs != 0)).sum())

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 
 from labeling.votes import VoteMatrix
 
 FloatArray = npt.NDArray[np.float64]
 
+MAX_SCORE = 3.0
+"""Largest normal score: one margin in 370 is farther out."""
 LEVELS = np.linspace(0.0, 1.0, 65)
 
 
@@ -31,6 +34,18 @@ class EvidenceCurve:
             return vote
         leaned = np.sign(margin) * np.interp(np.abs(margin), self.sizes, self.heights)
         return np.where(np.isnan(margin), vote, leaned)
+
+    def scores(self, margins: npt.ArrayLike) -> FloatArray:
+        """Return margins as normal scores, shape (n,), in [-3, 3], > 0 favours A; 0 where there is no margin.
+
+        A score is the quantile of the half-normal distribution at the share of smaller margins: a normal margin of mean
+        zero comes out in units of its standard deviation.
+        """
+        margin = np.asarray(margins, dtype=np.float64)
+        if not len(self.sizes):
+            return np.zeros(len(margin))
+        heights = np.minimum(ndtri((1 + self.heights) / 2), MAX_SCORE)
+        return np.nan_to_num(np.sign(margin) * np.interp(np.abs(margin), self.sizes, heights))
 
 
 def fit_curve(margins: npt.ArrayLike) -> EvidenceCurve:

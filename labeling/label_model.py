@@ -2,160 +2,236 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from labeling.antisymmetric import bounded, fit_logistic, sigmoid
-from labeling.consensus import consensus_weights
-from labeling.errors import GoldError, VotesError
-from labeling.evidence import evidence, fit_curves
-from labeling.folds import group_folds, row_folds
-from labeling.metrics import accuracy, ece, log_loss
-from labeling.votes import VoteMatrix
+from labeling.anchor import Anchor, fit_anchor, gold_rows, held_out_logits
+from labeling.antisymmetric import bounded, sigmoid
+from labeling.calibration import Calibration
+from labeling.checks import check_fitted, check_voters, gold_lead
+from labeling.consensus import Consensus, learn_consensus
+from labeling.errors import VotesError, WeakprefWarning
+from labeling.evidence import EvidenceCurve, fit_curve
+from labeling.explain import Explanation, explain
+from labeling.latent_class import LatentClass, Structure
+from labeling.learned import Learned, max_logit
+from labeling.patterns import name_order
+from labeling.sample import Collector, Sample
+from labeling.shared_factor import SharedFactor
+from labeling.stored import store, stored_values
+from labeling.vote_batches import Votes, labelled_rows, vote_batches
+from labeling.vote_rows import VoteRows
+from labeling.voter_facts import in_words, voter_facts
+from labeling.votes import VoteMatrix, signs_of
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
-PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 1000.0)
-"""Candidate ridge penalties on a voter's departure from the consensus; 1000 leaves little but the consensus."""
-N_FOLDS = 10
-UNANCHORED_LOGIT = float(np.log(9))
-"""Bound of the logit without gold: never surer than 0.9."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What cross-fitting on gold showed: every gold pair scored by weights that did not see its group."""
-
-    n_gold: int
-    accuracy: float
-    """In [0, 1]; NaN if every gold label is a tie."""
-    log_loss: float
-    """In nats."""
-    ece: float
-    """Expected calibration error after the temperature, in [0, 1]."""
-    temperature: float
-    """Factor the logits were multiplied with, >= 0; below 1 = they were over-confident."""
+BATCH = 1 << 16
+"""Rows given a posterior at a time."""
+MAX_TABLE = 1 << 20
+"""Up to so many possible rows of votes, each is given its posterior once and looked up."""
 
 
 class LabelModel:
-    """Merge votes into P(A preferred), anchored on gold: logit = sum over voters of weight times evidence.
+    """Merge votes into P(A preferred), anchored on the gold labels there are.
 
-    Evidence is a bounded, monotone, antisymmetric function of a voter's margin (its vote where it gives no margin), in
-    [-1, 1]. Weights start from the voters' consensus on all rows (`labeling.consensus`) and move towards what the gold
-    labels say, as far as cross-fitting by group finds that this helps on held-out gold pairs; the same pairs set the
-    temperature. The logit is bounded by what the evidence allows: log(n_gold + 1), or log 9 without gold, where
-    everything rests on the assumption that voters are right more often than wrong.
+    A consensus is learned from all rows: of several models of how votes come about (independent voters, copies of one
+    another, pairs of differing difficulty, a confounder that margins share, voters that lean to one position), the one
+    that explains the votes best; where it leaves agreement unexplained, the share of votes takes its place. Gold labels
+    correct its log-odds linearly, as far as they bear it out. The posterior is never surer than gold and agreement
+    allow: its log-odds are bounded by log(1 + n_gold + max(9, 0.1 / misfit^2)).
 
-    Exchanging the responses of all pairs (votes exchanged, margins negated, gold 1 - gold) gives exactly 1 - p.
+    Exchanging the responses of all pairs (votes exchanged, margins negated, gold 1 - gold) gives exactly 1 - p; the
+    order of rows and voters changes nothing. The consensus is learned from at most 32,768 distinct rows of votes, or
+    16,384 rows with margins, drawn at even distances; the anchor from all gold rows.
     """
 
     names_: tuple[str, ...] = ()
     """The voters fitted on, m of them."""
-    consensus_: FloatArray
-    """Weights (m,) from agreement alone, in log-odds at full evidence."""
+    learned_: Learned
+    """The parameters."""
+    accuracy_: FloatArray
+    """Shape (m,): P(a vote is right), in [0, 1], as the posterior has it; NaN for a voter that never votes."""
     weights_: FloatArray
-    """Weights (m,) in use, in log-odds at full evidence; negative: the opposite of what this voter says is likelier."""
+    """Shape (m,): log-odds that a vote of this voter alone adds, at its median margin; negative: it misleads."""
+    dependence_: FloatArray
+    """Shape (m, m), in [-1, 1]: agreement of two voters beyond what the preference explains; 1 = copies."""
     calibration_: Calibration | None
-    """Cross-fitted quality on the gold pairs, mildly optimistic, since one temperature is fitted on the same
-    pairs; its ECE is biased upwards for few pairs. None without gold, or if all gold pairs are of one group."""
+    """Cross-fitted quality on the gold pairs. None without gold, or if all gold pairs are of one group."""
+    max_logit_: float
+    """Bound of the log-odds."""
+    structure_: str
+    """Which model of the votes was chosen, in words."""
+    assumption_: str
+    """What the posterior rests on, in words; without gold, what fixes its sign."""
 
-    def fit(self, votes: VoteMatrix, gold: npt.ArrayLike | None = None) -> Self:
-        """Learn curves and weights from all rows, and from gold (n,), P(A preferred) in [0, 1], NaN where unlabelled.
+    def __init__(self, self_labels: Sequence[str] = ()) -> None:
+        """Name in `self_labels` the voters trained on labels of a label model (a reward model in a loop, say).
+
+        They agree with the other voters because they learned from them, so the consensus does not listen to them: only
+        gold pairs can give them weight. Their margins on gold pairs must come from models that did not train on those.
+        """
+        self.self_labels = tuple(self_labels)
+
+    def fit(self, votes: Votes, gold: npt.ArrayLike | None = None) -> Self:
+        """Learn from all rows, and from gold (n,), P(A preferred) in [0, 1], NaN where unlabelled.
+
+        `votes` may also be an iterable of batches of the same voters, read once in bounded memory, or the path of a
+        file of `write_votes`, whose gold column is used if `gold` is None.
 
         Raises GoldError for gold of another shape, outside [0, 1], or of one class only, and VotesError without rows.
         """
-        labels = _checked_gold(gold, votes)
-        known = ~np.isnan(labels)
-        self.names_ = votes.names
-        self.curves_ = fit_curves(votes)
-        x = evidence(self.curves_, votes)
-        self.consensus_ = consensus_weights(x)
-        self.weights_, self.calibration_, self.max_logit_ = self.consensus_, None, UNANCHORED_LOGIT
-        if known.any():
-            groups = None if votes.groups is None else votes.groups[known]
-            self._anchor(x[known], labels[known], groups)
+        collector, labelled = Collector(), []
+        names: tuple[str, ...] = ()
+        for batch, labels in vote_batches(votes, gold):
+            if names:
+                check_voters(names, batch)
+            names = batch.names
+            collector.add(batch)
+            known = ~np.isnan(labels)
+            if known.any():
+                labelled.append((batch.take(known), labels[known]))
+        sample = collector.sample()
+        if not len(sample.counts):
+            raise VotesError("nothing to learn from: no batch of votes holds a row; apply voters to some pairs")
+        self.names_ = names
+        self._learn(sample)
+        anchored = labelled_rows(labelled)
+        if anchored is not None:
+            self._anchor(*anchored)
+        self._describe(sample)
         return self
 
     def posterior(self, votes: VoteMatrix) -> FloatArray:
-        """Return P(A preferred), shape (n,), in (0, 1); 0.5 where nobody votes. Raises VotesError for other voters."""
-        if not self.names_:
-            raise VotesError("the label model was not fitted; call fit(votes, gold) before posterior(votes)")
-        if votes.names != self.names_:
-            raise VotesError(
-                f"the label model was fitted on the voters {', '.join(self.names_)}, found {', '.join(votes.names)}; "
-                f"apply the same voters, in this order (votes.select)"
+        """Return P(A preferred), shape (n,), in (0, 1); raises VotesError for other voters than those fitted.
+
+        It is 0.5 where nobody votes, unless the votes showed that A and B differ (`learned_.consensus.lopsided`).
+        """
+        return sigmoid(self.log_odds(votes))
+
+    def log_odds(self, votes: VoteMatrix) -> FloatArray:
+        """Return log P(A preferred) - log P(B preferred), shape (n,), within `max_logit_`."""
+        check_voters(self.names_, votes)
+        order = name_order(self.names_)
+        has_margins = votes.has_margins
+        table = None if has_margins or 3 ** len(order) > min(len(votes), MAX_TABLE) else self._table()
+        out = np.empty(len(votes))
+        for start in range(0, len(votes), BATCH):
+            rows = slice(start, start + BATCH)
+            if table is not None:
+                codes = (votes.votes[rows][:, order].astype(np.float64) + 1) @ _places(len(order))
+                out[rows] = table[codes.astype(np.int64)]
+            else:
+                margins = votes.margins[rows][:, order] if has_margins else None
+                out[rows] = self.learned_.log_odds(signs_of(votes.votes[rows][:, order]), margins)
+        return out
+
+    def explain(self, votes: VoteMatrix, i: int) -> Explanation:
+        """Return what each voter adds to the posterior of pair i."""
+        return explain(self, votes, i)
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted model as JSON, to be read with `LabelModel.load`."""
+        check_fitted(self.names_)
+        store(path, {name: getattr(self, name) for name in STORED}, TYPES)
+
+    @classmethod
+    def load(cls, path: str | Path) -> LabelModel:
+        """Return the model that `save` wrote, the same to the last bit; raises VotesError for any other file."""
+        stored = stored_values(path, STORED, TYPES)
+        model = cls()
+        for name in STORED:
+            setattr(model, name, stored[name])
+        return model
+
+    def _heard(self) -> IntArray:
+        names = sorted(self.names_)
+        unknown = set(self.self_labels) - set(names)
+        if unknown:
+            raise VotesError(f"self_labels names {', '.join(sorted(unknown))}, but the voters are {', '.join(names)}")
+        heard = np.array([j for j, name in enumerate(names) if name not in self.self_labels], dtype=np.int64)
+        if not len(heard):
+            raise VotesError("every voter is among self_labels, so that nobody is left to agree; add other voters")
+        return heard
+
+    def _learn(self, sample: Sample) -> None:
+        """Learn the consensus of the rows."""
+        heard, m = self._heard(), len(self.names_)
+        curves = tuple(fit_curve(column) for column in sample.margins.T)
+        scores = np.stack([curve.scores(x) for curve, x in zip(curves, sample.margins.T, strict=True)], axis=1)
+        consensus = learn_consensus(VoteRows(sample.signs[:, heard], scores[:, heard], sample.counts))
+        if not consensus.converged:
+            warnings.warn(
+                "LabelModel: the likelihood of the votes was still rising when the steps ran out; the consensus is "
+                "approximate: look for voters that hardly ever vote and leave them out",
+                WeakprefWarning,
+                stacklevel=3,
             )
-        p_a = sigmoid(bounded(evidence(self.curves_, votes) @ self.weights_, self.max_logit_))
-        return np.where((votes.signs == 0).all(axis=1), 0.5, p_a)
+        anchor = Anchor(np.array([consensus.trust, 1 - consensus.trust]), np.zeros(m), np.zeros(m), 0.0)
+        self.calibration_ = None
+        self.max_logit_ = max_logit(0, consensus.misfit)
+        exchanged = consensus.lopsided and sample.exchanged
+        self.learned_ = Learned(curves, heard, consensus, anchor, exchanged, self.max_logit_)
 
-    def _anchor(self, x: FloatArray, q: FloatArray, groups: npt.NDArray[np.str_] | None) -> None:
-        # Every row is turned so that its likelier response comes first: the order of responses cannot matter.
-        x, q = _turned(x, q)
-        self.max_logit_ = float(np.log(len(q) + 1))
-        folds = row_folds(np.column_stack([x, q]), N_FOLDS) if groups is None else group_folds(groups, N_FOLDS)
-        if folds.max() == 0:
-            self.weights_ = self._weights(x, q, PENALTIES[-1])
-            return
-        held_out = np.stack([self._held_out_logits(x, q, folds, penalty) for penalty in PENALTIES])
-        # Averaging by held-out likelihood is steadier than the best penalty: few gold pairs cannot tell which that is.
-        losses = np.array([log_loss(sigmoid(logits), q) for logits in held_out])
-        share = np.exp(-len(q) * (losses - losses.min()))
-        share /= share.sum()
-        logits = share @ held_out
-        # One number on as many pairs as there are gold: a weak pull towards leaving the logits as they are.
-        slope = fit_logistic(logits[:, None], q, centre=np.ones(1), penalty=np.full(1, 5.0))
-        temperature = max(float(slope[0]), 0.0)
-        self.weights_ = temperature * (share @ np.stack([self._weights(x, q, penalty) for penalty in PENALTIES]))
-        p = sigmoid(bounded(temperature * logits, self.max_logit_))
-        self.calibration_ = Calibration(len(q), accuracy(p, q), log_loss(p, q), ece(p, q), temperature)
+    def _anchor(self, gold: VoteMatrix, labels: FloatArray) -> None:
+        """Correct the consensus by the labelled rows."""
+        learned, order = self.learned_, name_order(self.names_)
+        trust, lopsided = learned.consensus.trust, learned.consensus.lopsided
+        signs, scores = learned.way * gold.signs[:, order], learned.way * learned.scores(gold.margins[:, order])
+        agreed = np.stack(learned.agreed(signs, scores), axis=1)
+        q = 0.5 + learned.way * gold_lead(labels)
+        rows, rank = gold_rows(agreed, signs.astype(np.float64), scores, q, gold.groups)
+        self.max_logit_ = max_logit(len(labels), learned.consensus.misfit)
+        self.learned_ = replace(learned, anchor=fit_anchor(rows, trust, lopsided), max_logit=self.max_logit_)
+        held_out = held_out_logits(rows, trust, lopsided)
+        if len(held_out):
+            p_a = sigmoid(learned.way * rows.side * bounded(held_out, self.max_logit_))
+            self.calibration_ = Calibration(p_a, labels[rank], None if gold.groups is None else gold.groups[rank])
 
-    def _weights(self, x: FloatArray, q: FloatArray, penalty: float) -> FloatArray:
-        """Fit weights = c * consensus + departure: c is nearly free, the departure is pulled to zero by `penalty`."""
-        design = np.column_stack([x @ self.consensus_, x])
-        centre = np.concatenate([[0.5], np.zeros(x.shape[1])])
-        pull = np.concatenate([[1.0], np.full(x.shape[1], penalty)])
-        fitted = fit_logistic(design, q, centre, pull)
-        weights: FloatArray = fitted[0] * self.consensus_ + fitted[1:]
-        return weights
+    def _describe(self, sample: Sample) -> None:
+        """Set what is learned of each voter, in the order of `names_`."""
+        order, m = name_order(self.names_), len(self.names_)
+        back = np.argsort(order)
+        way = -1 if sample.exchanged else 1
+        logits = self.learned_.log_odds((way * sample.signs).astype(np.int8), way * sample.margins)
+        accuracy, dependence = voter_facts(sample, sigmoid(way * logits))
+        self.accuracy_, self.dependence_ = accuracy[back], dependence[np.ix_(back, back)]
+        margins = np.full((m + 1, m), np.nan, np.float32)
+        typical = [np.median(curve.sizes) if len(curve.sizes) else np.nan for curve in self.learned_.curves]
+        np.fill_diagonal(margins, typical)
+        alone = self.learned_.log_odds(np.eye(m + 1, m, dtype=np.int8), margins)
+        self.weights_ = (alone[:m] - alone[m])[back]
+        heard = [self.names_[order[j]] for j in self.learned_.heard]
+        self.structure_, self.assumption_ = in_words(self.learned_.consensus, heard, self.calibration_)
 
-    def _held_out_logits(
-        self, x: FloatArray, q: FloatArray, folds: npt.NDArray[np.int64], penalty: float
-    ) -> FloatArray:
-        logits = np.empty(len(q))
-        for fold in np.unique(folds):
-            out = folds == fold
-            logits[out] = x[out] @ self._weights(x[~out], q[~out], penalty)
-        return logits
-
-
-def _turned(x: FloatArray, q: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Exchange responses so that q >= 0.5; rows with q = 0.5 so that their first evidence favours A."""
-    first = x[np.arange(len(x)), (x != 0).argmax(axis=1)]
-    turn = np.where(q == 0.5, first < 0, q < 0.5)
-    return np.where(turn[:, None], -x, x), np.maximum(q, 1 - q)
+    def _table(self) -> FloatArray:
+        """Return the log-odds of every possible row of votes without margins, in the order of their codes."""
+        m = len(self.names_)
+        codes = np.arange(3**m)
+        signs = np.empty((len(codes), m), dtype=np.int8)
+        for j, place in enumerate(_places(m).astype(np.int64)):
+            signs[:, j] = np.array([0, 1, -1])[codes // place % 3]
+        return self.learned_.log_odds(signs, None)
 
 
-def _checked_gold(gold: npt.ArrayLike | None, votes: VoteMatrix) -> FloatArray:
-    n = len(votes)
-    if not n or not votes.names:
-        raise VotesError(f"nothing to learn from: {n} rows and {len(votes.names)} voters; apply voters to some pairs")
-    values = np.full(n, np.nan) if gold is None else np.asarray(gold, dtype=np.float64)
-    if values.shape != (n,):
-        raise GoldError(f"gold has shape {values.shape}, expected ({n},): one a row of votes, NaN = unlabelled")
-    bad = np.flatnonzero((values < 0) | (values > 1))
-    if len(bad):
-        raise GoldError(
-            f"gold is {values[bad[0]]} in row {bad[0]} ({len(bad)} such rows), expected P(A preferred) in [0, 1]; "
-            f"NaN where unlabelled"
-        )
-    decided = values[~np.isnan(values) & (values != 0.5)]
-    if len(decided) and (np.all(decided > 0.5) or np.all(decided < 0.5)):
-        raise GoldError(
-            f"all {len(decided)} gold labels prefer response {'A' if decided[0] > 0.5 else 'B'}: a voter that always "
-            f"says so would look perfect; exchange the responses of about half of the pairs (read_pairs does so for "
-            f"chosen/rejected data), label more pairs, or fit without gold"
-        )
-    return values
+STORED = (
+    "self_labels", "names_", "learned_", "accuracy_", "weights_", "dependence_", "calibration_", "max_logit_",
+    "structure_", "assumption_",
+)  # fmt: skip
+"""What is saved of a model."""
+TYPES = (
+    Learned, EvidenceCurve, Consensus, LatentClass, Structure, SharedFactor, Anchor, Calibration,
+)  # fmt: skip
+"""What it is made of."""
+
+
+def _places(m: int) -> FloatArray:
+    """Return what the vote of each voter is worth in the code of a row, (m,)."""
+    return np.power(3.0, np.arange(m, dtype=np.float64))

@@ -120,6 +120,8 @@ def interval(
     for _ in range(resamples):
         rows = np.concatenate([members[c] for c in generator.integers(0, len(members), len(members))])
         values.append(metric(p[rows], q[rows]))
+    if np.isnan(values).all():
+        return float("nan"), float("nan")
     low, high = np.nanquantile(values, [0.025, 0.975])
     return float(low), float(high)
 
@@ -139,6 +141,8 @@ def _jackknife(metric: Metric, p: FloatArray, q: FloatArray, cluster: npt.NDArra
     if n_groups < 2:
         return float("nan"), float("nan")
     without = np.array([metric(p[cluster != c], q[cluster != c]) for c in range(n_groups)])
+    if np.isnan(without).all():
+        return float("nan"), float("nan")
     error = np.sqrt((n_groups - 1) * np.nanvar(without))
     half = float(t.ppf(0.975, n_groups - 1)) * float(error)
     whole = metric(p, q)

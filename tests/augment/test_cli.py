@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from augment.cli import main
-from augment.commands import parse_gold
+from augment.commands import MODELS, parse_gold
 from labeling.errors import DataError
 
 PROMPT = [{"role": "user", "content": "Say something."}]
@@ -93,12 +93,134 @@ def test_the_same_input_gives_the_same_bytes(folder):
         assert Path(f"one.{kind}").read_bytes() == Path(f"two.{kind}").read_bytes()
 
 
-@pytest.mark.parametrize("model", ["label", "snorkel", "majority"])
+@pytest.mark.parametrize("model", MODELS)
 def test_every_label_model_can_be_fitted(folder, capsys, model):
     main(["label", str(write_pairs(folder / "pairs.parquet")), "-o", "votes.parquet"])
     assert main(["fit", "votes.parquet", "--model", model, "-o", "posterior.parquet"]) == 0
     p_a = pq.read_table("posterior.parquet")["p_a"].to_numpy()
     assert ((p_a >= 0) & (p_a <= 1)).all()
+
+
+def voted(folder, **fields):
+    main(["label", str(write_pairs(folder / "pairs.parquet", **fields)), "-o", "votes.parquet"])
+
+
+@pytest.mark.slow
+def test_all_label_models_are_compared_side_by_side(folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    voted(folder)
+    assert main(["compare", "votes.parquet", "-o", "compare.json"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    report = json.loads(Path("compare.json").read_text())
+    names = [row["label model"] for row in report["rows"]]
+    assert set(names) == {*MODELS, "share of votes", "best single voter"} - {"majority"}
+    assert (report["gold"], report["folds"]) == (40, 5)
+    best = report["rows"][0]
+    assert printed[-1] == f"lowest log-loss {best['log_loss']:.3f}: {names[0]}, accuracy {best['accuracy']:.3f}"
+    assert all(any(line.startswith(name) for line in printed) for name in names)
+    assert not any("…" in line for line in printed)
+    manifest = json.loads(Path("compare.json.manifest.json").read_text())
+    assert manifest["command"] == "compare"
+    assert manifest["counts"] == {"gold": 40, "pairs": 60}
+
+
+def test_chosen_label_models_are_compared_without_writing(folder, capsys):
+    voted(folder)
+    capsys.readouterr()
+    assert main(["compare", "votes.parquet", "--models", "majority, one-coin", "--folds", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "in 2 folds" in printed
+    assert "one-coin" in printed
+    assert "dawid-skene" not in printed
+    assert sorted(path.name for path in folder.glob("*")) == [
+        "pairs.parquet",
+        "votes.parquet",
+        "votes.parquet.manifest.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labelled", "arguments", "words"),
+    [
+        (0, [], "no gold label: label models are compared on pairs whose preferred response is known"),
+        (4, [], "4 gold labels are no tie, expected 10 or more"),
+        (40, ["--models", "label,best"], "label model 'best' is unknown; there are label, snorkel, majority"),
+        (40, ["--folds", "1"], "n_folds is 1, expected 2 or more"),
+        (40, ["-o", "votes.parquet"], "votes.parquet is also the input"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_says_what_to_do(folder, capsys, labelled, arguments, words):
+    voted(folder, labelled=labelled)
+    capsys.readouterr()
+    assert words in fails(capsys, "compare", "votes.parquet", *arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labelled", [0, 40])
+def test_a_report_says_what_the_label_model_learned(folder, capsys, labelled):
+    voted(folder, labelled=labelled)
+    capsys.readouterr()
+    assert main(["fit", "votes.parquet", "-o", "posterior.parquet", "--report", "report"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    written = {path.name for path in Path("report").iterdir()} - {"manifest.json"}
+    expected = {"model.json", "voters.csv", "evidence.png", "dependence.png"}
+    assert written == expected | ({"reliability.png"} if labelled else set())
+    assert set(json.loads(Path("report/manifest.json").read_text())["files"]) == written
+    voters = Path("report/voters.csv").read_text().splitlines()
+    assert voters[0] == "voter,accuracy,weight,nearest,dependence"
+    assert len(voters) == 20
+    assert printed[1].startswith("report: ")
+    assert all(words in printed[1] for words in ("; most weight ", "; most alike ", "gold"))
+
+
+@pytest.mark.slow
+def test_the_report_on_the_same_votes_is_the_same_bytes(folder):
+    voted(folder)
+    for name in ("one", "two"):
+        main(["fit", "votes.parquet", "-o", "posterior.parquet", "--report", name])
+    for path in Path("one").iterdir():
+        assert path.read_bytes() == (Path("two") / path.name).read_bytes(), path.name
+
+
+@pytest.mark.slow
+def test_a_report_without_gold_leaves_no_reliability_of_an_earlier_one_but_other_files(folder):
+    voted(folder)
+    main(["fit", "votes.parquet", "-o", "posterior.parquet", "--report", "report"])
+    Path("report/notes.txt").write_text("mine")
+    voted(folder, labelled=0)
+    main(["fit", "votes.parquet", "-o", "posterior.parquet", "--report", "report"])
+    assert not Path("report/reliability.png").exists()
+    assert Path("report/notes.txt").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_a_pair_is_explained_by_the_saved_model(folder, capsys):
+    voted(folder)
+    main(["fit", "votes.parquet", "-o", "posterior.parquet", "--report", "report"])
+    pair, p_a = (pq.read_table("posterior.parquet")[name][0].as_py() for name in ("pair_id", "p_a"))
+    capsys.readouterr()
+    arguments = ["explain", "votes.parquet", "--model-file", "report/model.json", "--pair"]
+    assert main([*arguments, pair]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"pair {pair}: P(A preferred) = {p_a:.3f}, log-odds ")
+    assert "\nlength " in printed
+    assert "holds no votes on the pair nobody" in fails(capsys, *arguments, "nobody")
+    assert "gone.json" in fails(capsys, "explain", "votes.parquet", "--model-file", "gone.json", "--pair", pair)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "majority", "--report", "report"], "only the model 'label' says what it learned"),
+        (["--model", "best"], "label model 'best' is unknown; there are label, snorkel, majority"),
+        (["--report", "pairs.parquet"], "pairs.parquet is a file, expected a folder"),
+    ],
+)
+def test_a_fit_that_cannot_be_made_writes_nothing(folder, capsys, arguments, words):
+    voted(folder)
+    capsys.readouterr()
+    assert words in fails(capsys, "fit", "votes.parquet", "-o", "posterior.parquet", *arguments)
+    assert not Path("posterior.parquet").exists()
 
 
 @pytest.mark.slow

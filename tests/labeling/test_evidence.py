@@ -1,4 +1,4 @@
-"""Evidence curves, folds, the antisymmetric logistic and the consensus: what each promises the label model."""
+"""Evidence curves, folds and the antisymmetric logistic: what each promises the label model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from labeling.antisymmetric import bounded, fit_logistic, sigmoid
-from labeling.consensus import consensus_weights, copy_discount
+from labeling.antisymmetric import bounded, fit_logistic, log_evidence, sigmoid
 from labeling.evidence import fit_curve
 from labeling.folds import group_folds, row_folds
 
@@ -36,6 +35,40 @@ def test_without_a_margin_the_vote_itself_is_the_evidence():
     assert fit_curve([1.0, 2.0])([np.nan, np.nan], [1, 0]).tolist() == [1, 0]
 
 
+@given(margin_lists)
+def test_scores_are_monotone_bounded_and_antisymmetric(margins):
+    curve = fit_curve(margins)
+    grid = np.sort(np.concatenate([np.array(margins), np.linspace(-2e6, 2e6, 50)]))
+    scores = curve.scores(grid)
+    assert (np.diff(scores) >= 0).all()
+    assert (np.abs(scores) <= 3).all()
+    assert (curve.scores(-grid) == -scores).all()
+
+
+def test_normal_margins_come_out_in_standard_deviations_whatever_their_unit():
+    margins = np.random.default_rng(0).normal(0, 7.0, 50_000)
+    scores = fit_curve(margins).scores(margins)
+    inside = np.abs(margins) < 14
+    assert np.abs(scores - margins / 7)[inside].max() < 0.1
+
+
+def test_no_margin_has_no_score():
+    assert fit_curve([1.0, -2.0]).scores([np.nan, 0.0]).tolist() == [0, 0]
+    assert fit_curve([np.nan]).scores([1.0]).tolist() == [0]
+
+
+def test_the_evidence_of_a_logistic_is_its_integrated_likelihood():
+    rng = np.random.default_rng(0)
+    x, q = rng.normal(size=(60, 1)), rng.integers(0, 2, 60).astype(float)
+    centre, penalty = np.array([0.5]), np.array([3.0])
+    w = fit_logistic(x, q, centre, penalty)
+    grid = np.linspace(-6, 6, 20_001)
+    log_p = -(np.logaddexp(0, np.where(q == 1, -1, 1) * np.outer(grid, x[:, 0]))).sum(axis=1)
+    prior = np.sqrt(penalty / (2 * np.pi)) * np.exp(-penalty * (grid - centre) ** 2 / 2)
+    exact = np.log((np.exp(log_p) * prior).sum() * (grid[1] - grid[0]))
+    assert log_evidence(x, q, w, centre, penalty) == pytest.approx(exact, abs=0.01)
+
+
 def test_the_logistic_agrees_with_scikit_learn():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 3))
@@ -58,7 +91,7 @@ def test_bounding_is_odd_monotone_and_close_to_the_identity_near_zero():
     assert (np.diff(bounded(z, 3.0)) >= 0).all()
     assert (bounded(-z, 3.0) == -bounded(z, 3.0)).all()
     assert np.abs(bounded(z, 3.0)).max() <= 3.0
-    assert bounded(np.array([0.1]), 3.0)[0] == pytest.approx(0.1, rel=1e-2)
+    assert bounded(np.array([1.5]), 3.0)[0] == pytest.approx(1.5, rel=1e-3)
 
 
 def test_groups_are_never_separated_and_folds_are_even():
@@ -76,33 +109,3 @@ def test_folds_do_not_depend_on_row_order():
     assert (group_folds(groups[order], 5) == group_folds(groups, 5)[order]).all()
     x = np.random.default_rng(2).normal(size=(50, 3))
     assert (row_folds(x[order[order < 50]], 5) == row_folds(x, 5)[order[order < 50]]).all()
-
-
-def independent(n, accuracies, seed=0):
-    rng = np.random.default_rng(seed)
-    y = rng.choice([-1.0, 1.0], n)
-    return np.where(rng.random((n, len(accuracies))) < accuracies, 1, -1) * y[:, None], y
-
-
-def test_independent_voters_are_not_discounted_and_better_ones_weigh_more():
-    x, _ = independent(5000, [0.9, 0.8, 0.7, 0.65, 0.6, 0.55])
-    assert copy_discount(x).min() > 0.95
-    weights = consensus_weights(x)
-    assert (np.diff(weights[[0, 2, 5]]) < 0).all()
-
-
-def test_copies_of_a_voter_share_its_weight():
-    x, _ = independent(5000, [0.7] * 7)
-    rng = np.random.default_rng(1)
-    copied = np.where(rng.random((5000, 2)) < 0.95, 1, -1) * x[:, :1]
-    discount = copy_discount(np.column_stack([x, copied]))
-    assert discount[[0, 7, 8]].max() < 0.5
-    assert discount[1:7].min() > 0.9
-
-
-def test_a_silent_voter_breaks_nothing():
-    x, y = independent(1000, [0.8, 0.7, 0.7, 0.6])
-    x = np.column_stack([x, np.zeros(1000)])
-    weights = consensus_weights(x)
-    assert np.isfinite(weights).all()
-    assert (np.sign(x @ weights) == y).mean() > 0.75

@@ -1,0 +1,100 @@
+"""The commands about label models: fit one, compare them on gold, explain what one says of a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from augment.commands import MODELS, check_out, write_manifest
+from augment.label_report import print_comparison, write_label_report
+from labeling import read_votes
+from labeling.calibration import Calibration
+from labeling.compare import compare as compare_models
+from labeling.errors import DataError, VotesError
+from labeling.explain import explain as explain_pair
+from labeling.files import replacing, sha256, write_json
+from labeling.label_model import LabelModel
+
+
+def fit(path: Path, out: Path, name: str, report: Path | None = None) -> str:
+    """Write the posterior of a label model fitted on a votes file, and a report on it if asked; return what happened.
+
+    Raises DataError for an unknown label model, and for a report on another one than LabelModel.
+    """
+    _check_models([name])
+    if report is not None and name != "label":
+        raise DataError(f"only the model 'label' says what it learned, found {name!r}; leave --report or --model out")
+    if report is not None and report.exists() and not report.is_dir():
+        raise DataError(f"{report} is a file, expected a folder to write the report to; pass another --report")
+    check_out(out, path)
+    votes, gold = read_votes(path)
+    model = MODELS[name]().fit(votes, gold)
+    p_a = model.posterior(votes)
+    with replacing(out) as part:
+        table = pa.table({"pair_id": pa.array(votes.pair_ids.tolist(), pa.string()), "p_a": pa.array(p_a)})
+        pq.write_table(table, part, compression="zstd")
+    n_gold = 0 if gold is None else int((~np.isnan(gold)).sum())
+    calibration = model.calibration_ if isinstance(model, LabelModel) else None
+    counts: dict[str, Any] = {"pairs": len(votes), "gold": n_gold, "model": name}
+    counts["calibration"] = None if calibration is None else calibration.figures()
+    write_manifest(out, "fit", {"votes": path}, None, counts)
+    line = f"{out}: posterior of {len(votes)} pairs, {_quality(calibration, n_gold)}"
+    if report is None or not isinstance(model, LabelModel):
+        return line
+    return f"{line}\n{write_label_report(report, model, votes, {'votes': sha256(path)})}"
+
+
+def _quality(calibration: Calibration | None, n_gold: int) -> str:
+    if calibration is None:
+        return "not cross-fitted" if n_gold else "not calibrated: no gold"
+    return (
+        f"cross-fitted on {calibration.n_gold} gold: accuracy {calibration.accuracy:.3f}, "
+        f"log-loss {calibration.log_loss:.3f}, ECE {calibration.ece:.3f}"
+    )
+
+
+def compare(path: Path, out: Path | None, names: Sequence[str], n_folds: int, console: Console) -> str:
+    """Print label models side by side on the gold pairs, the best first, and write that if asked; return the best.
+
+    `majority` needs no row of its own: it is the share of votes, which is always there.
+    """
+    _check_models(names)
+    if out is not None:
+        check_out(out, path)
+    votes, gold = read_votes(path)
+    models = {name: MODELS[name] for name in names if name != "majority"}
+    table = compare_models(votes, gold, models, n_folds)
+    n_gold = 0 if gold is None else int((~np.isnan(gold)).sum())
+    print_comparison(console, f"{path.name}: {n_gold} gold pairs, cross-fitted in {n_folds} folds", table)
+    best = table.iloc[0]
+    if out is not None:
+        write_json(out, {"gold": n_gold, "folds": n_folds, "rows": table.reset_index().to_dict("records")})
+        write_manifest(out, "compare", {"votes": path}, None, {"pairs": len(votes), "gold": n_gold})
+    return f"lowest log-loss {best['log_loss']:.3f}: {table.index[0]}, accuracy {best['accuracy']:.3f}"
+
+
+def explain(path: Path, model_file: Path, pair: str) -> str:
+    """Return, as a table, what each voter adds to the posterior of a pair under a saved LabelModel.
+
+    Raises VotesError for a pair that the votes file does not hold.
+    """
+    votes, _ = read_votes(path)
+    rows = np.flatnonzero(votes.pair_ids == pair)
+    if not len(rows):
+        raise VotesError(
+            f"{path} holds no votes on the pair {pair}; expected one of its {len(votes)} pair ids, as "
+            f"{votes.pair_ids[0] if len(votes) else 'none'}"
+        )
+    return str(explain_pair(LabelModel.load(model_file), votes, int(rows[0])))
+
+
+def _check_models(names: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in MODELS]
+    if unknown:
+        raise DataError(f"label model {unknown[0]!r} is unknown; there are {', '.join(MODELS)}")

@@ -1,0 +1,159 @@
+"""What gold labels add to a consensus: a linear correction of its log-odds, as far as the gold pairs bear it out.
+
+logit P(A) = c * model + d * share of votes + sum over voters (v_j sign_j + s_j score_j) + intercept. Candidates are
+the consensus as it is, scaled, and corrected by votes or by votes and margins under one of several ridge penalties,
+with the consensus or without it. They are averaged by their marginal likelihood (Bayesian model averaging): few gold
+pairs tell them apart only roughly, and a correction that takes many numbers to say must explain more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from labeling.antisymmetric import fit_logistic, log_evidence, sigmoid
+from labeling.folds import group_folds, row_folds
+from labeling.metrics import log_loss
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
+"""Candidate ridge penalties on what a voter adds to the consensus, in pairs times squared log-odds."""
+FACTOR_PULL = 2.0
+"""Pull of the factors of the consensus towards what they are without gold, and of the intercept towards 0."""
+FEW_PAIRS = 500
+"""Up to so many gold pairs are cross-fitted in 10 folds, more in 5."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The correction: how the parts add up to the log-odds of A."""
+
+    agreed: FloatArray
+    """Shape (2,): factors of the log-odds of the consensus' model and of the share of votes."""
+    votes: FloatArray
+    """Shape (m,): log-odds a vote adds to it."""
+    scores: FloatArray
+    """Shape (m,): log-odds a margin of score 1 adds to it."""
+    intercept: float
+    """Log-odds of A whatever is voted; 0 unless A and B are told apart."""
+
+
+@dataclass(frozen=True)
+class GoldRows:
+    """What is known of the gold pairs, in a fixed order; A and B exchanged in rows so that no order of them matters."""
+
+    agreed: FloatArray
+    """Shape (n, 2): log-odds of the consensus' model, and of the share of votes."""
+    signs: FloatArray
+    """Shape (n, m): +1 = A, -1 = B, 0 = abstain."""
+    scores: FloatArray
+    """Shape (n, m): margins as normal scores, 0 = none."""
+    side: FloatArray
+    """Shape (n,): 1, or -1 where A and B were exchanged; what an intercept multiplies."""
+    q: FloatArray
+    """Shape (n,): P(first response preferred)."""
+    folds: IntArray
+    """Shape (n,)."""
+
+    def logits(self, anchor: Anchor) -> FloatArray:
+        """Return what an anchor makes of the rows, shape (n,)."""
+        votes = self.signs @ anchor.votes + self.scores @ anchor.scores
+        result: FloatArray = self.agreed @ anchor.agreed + votes + anchor.intercept * self.side
+        return result
+
+
+def gold_rows(
+    agreed: FloatArray,
+    signs: FloatArray,
+    scores: FloatArray,
+    q: FloatArray,
+    groups: npt.NDArray[np.str_] | None,
+) -> tuple[GoldRows, IntArray]:
+    """Return the gold pairs, the likelier response of each first, sorted; and the order they were put in."""
+    first = (signs + scores)[np.arange(len(q)), ((signs + scores) != 0).argmax(axis=1)]
+    side = np.where(np.where(q == 0.5, first < 0, q < 0.5), -1.0, 1.0)
+    x = np.column_stack([signs, scores]) * side[:, None] + 0.0  # + 0.0 makes -0.0 one with 0.0
+    q = np.maximum(q, 1 - q)
+    n_folds = 10 if len(q) <= FEW_PAIRS else 5
+    folds = row_folds(np.column_stack([x, q, side]), n_folds) if groups is None else group_folds(groups, n_folds)
+    order = np.lexsort((folds, side, *x.T, q))
+    m = signs.shape[1]
+    x = x[order]
+    rows = GoldRows(
+        (agreed * side[:, None] + 0.0)[order], x[:, :m], x[:, m:], side[order], q[order], np.asarray(folds[order])
+    )
+    return rows, order
+
+
+def fit_anchor(rows: GoldRows, trust: float, lopsided: bool) -> Anchor:
+    """Fit the correction on gold rows to a consensus that is `trust` of its model and the rest of the share of votes.
+
+    With `lopsided` A and B are told apart, and there is an intercept.
+    """
+    m = rows.signs.shape[1]
+    consensus = np.array([trust, 1 - trust])
+    design = np.column_stack([rows.agreed, rows.signs, rows.scores, rows.side])
+    coefficients, evidence = (
+        [_padded(consensus, design.shape[1])],
+        [-len(rows.q) * log_loss(sigmoid(rows.agreed @ consensus), rows.q)],
+    )
+    for x, back, centre, penalty in _candidates(rows, design, consensus, lopsided):
+        w = fit_logistic(x, rows.q, centre, penalty)
+        coefficients.append(w @ back)
+        evidence.append(log_evidence(x, rows.q, w, centre, penalty))
+    untouched = 0.3 + 0.6 * trust
+    prior = np.full(len(evidence), (1 - untouched) / 2 / max(len(evidence) - 2, 1))
+    prior[:2] = untouched, (1 - untouched) / 2
+    share = prior * np.exp(np.array(evidence) - max(evidence))
+    c = (share / share.sum()) @ np.stack(coefficients)
+    return Anchor(c[:2], c[2 : m + 2], c[m + 2 : -1], float(c[-1]))
+
+
+def held_out_logits(rows: GoldRows, trust: float, lopsided: bool) -> FloatArray:
+    """Return logits of the gold rows, (n,), each by an anchor fitted on the other folds; empty for a single fold."""
+    folds = np.unique(rows.folds)
+    if len(folds) < 2:
+        return np.zeros(0)
+    logits = np.empty(len(rows.q))
+    for fold in folds:
+        out = rows.folds == fold
+        logits[out] = _part(rows, out).logits(fit_anchor(_part(rows, ~out), trust, lopsided))
+    return logits
+
+
+def _padded(first: FloatArray, size: int) -> FloatArray:
+    return np.concatenate([first, np.zeros(size - len(first))])
+
+
+def _part(rows: GoldRows, kept: npt.NDArray[np.bool_]) -> GoldRows:
+    return GoldRows(
+        rows.agreed[kept], rows.signs[kept], rows.scores[kept], rows.side[kept], rows.q[kept], rows.folds[kept]
+    )
+
+
+def _candidates(
+    rows: GoldRows, design: FloatArray, consensus: FloatArray, lopsided: bool
+) -> Iterator[tuple[FloatArray, FloatArray, FloatArray, FloatArray]]:
+    """Yield regressors (n, k), the map (k, d) of their coefficients to the design, and centre and penalty (k,)."""
+    m, everything = rows.signs.shape[1], np.eye(design.shape[1])
+    yield (rows.agreed @ consensus)[:, None], (consensus @ everything[:2])[None], np.ones(1), np.full(1, FACTOR_PULL)
+    spoken = 2 + np.flatnonzero(rows.signs.any(axis=0))
+    leaned = 2 + m + np.flatnonzero(rows.scores.any(axis=0))
+    side = np.array([2 * m + 2] if lopsided else [], dtype=np.int64)
+    kinds = [spoken, np.concatenate([spoken, leaned])] if len(leaned) else [spoken]
+    for penalty in PENALTIES:
+        for voters in kinds:
+            for agreed in (np.arange(2), np.arange(0)):
+                columns = np.concatenate([agreed, voters, side])
+                centre = np.concatenate([consensus[agreed], np.zeros(len(voters) + len(side))])
+                pulls = [
+                    np.full(len(agreed), FACTOR_PULL),
+                    np.full(len(voters), penalty),
+                    np.full(len(side), FACTOR_PULL),
+                ]
+                yield design[:, columns], everything[columns], centre, np.concatenate(pulls)
