@@ -25,6 +25,8 @@ PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Candidate ridge penalties on what a voter adds to the consensus, in pairs times squared log-odds."""
 FACTOR_PULL = 2.0
 """Pull of the factors of the consensus towards what they are without gold, and of the intercept towards 0."""
+TYPICAL_SCORE = 0.8
+"""Mean size of a normal score."""
 FEW_PAIRS = 500
 """Up to so many gold pairs are cross-fitted in 10 folds, more in 5."""
 
@@ -96,21 +98,12 @@ def fit_anchor(rows: GoldRows, trust: float, lopsided: bool) -> Anchor:
     With `lopsided` A and B are told apart, and there is an intercept.
     """
     m = rows.signs.shape[1]
-    consensus = np.array([trust, 1 - trust])
-    design = np.column_stack([rows.agreed, rows.signs, rows.scores, rows.side])
-    coefficients, evidence = (
-        [_padded(consensus, design.shape[1])],
-        [-len(rows.q) * log_loss(sigmoid(rows.agreed @ consensus), rows.q)],
-    )
-    for x, back, centre, penalty in _candidates(rows, design, consensus, lopsided):
-        w = fit_logistic(x, rows.q, centre, penalty)
-        coefficients.append(w @ back)
-        evidence.append(log_evidence(x, rows.q, w, centre, penalty))
+    coefficients, evidence = zip(*_candidates(rows, np.array([trust, 1 - trust]), lopsided), strict=True)
     untouched = 0.3 + 0.6 * trust
     prior = np.full(len(evidence), (1 - untouched) / 2 / max(len(evidence) - 2, 1))
     prior[:2] = untouched, (1 - untouched) / 2
     share = prior * np.exp(np.array(evidence) - max(evidence))
-    c = (share / share.sum()) @ np.stack(coefficients)
+    c = _monotone((share / share.sum()) @ np.stack(coefficients), m)
     return Anchor(c[:2], c[2 : m + 2], c[m + 2 : -1], float(c[-1]))
 
 
@@ -126,34 +119,57 @@ def held_out_logits(rows: GoldRows, trust: float, lopsided: bool) -> FloatArray:
     return logits
 
 
-def _padded(first: FloatArray, size: int) -> FloatArray:
-    return np.concatenate([first, np.zeros(size - len(first))])
-
-
 def _part(rows: GoldRows, kept: npt.NDArray[np.bool_]) -> GoldRows:
     return GoldRows(
         rows.agreed[kept], rows.signs[kept], rows.scores[kept], rows.side[kept], rows.q[kept], rows.folds[kept]
     )
 
 
-def _candidates(
-    rows: GoldRows, design: FloatArray, consensus: FloatArray, lopsided: bool
-) -> Iterator[tuple[FloatArray, FloatArray, FloatArray, FloatArray]]:
-    """Yield regressors (n, k), the map (k, d) of their coefficients to the design, and centre and penalty (k,)."""
-    m, everything = rows.signs.shape[1], np.eye(design.shape[1])
-    yield (rows.agreed @ consensus)[:, None], (consensus @ everything[:2])[None], np.ones(1), np.full(1, FACTOR_PULL)
+def _candidates(rows: GoldRows, consensus: FloatArray, lopsided: bool) -> Iterator[tuple[FloatArray, float]]:
+    """Yield coefficients (2 m + 3,) of the consensus, signs, scores and side, and their log marginal likelihood."""
+    m, design = rows.signs.shape[1], np.column_stack([rows.agreed, rows.signs, rows.scores, rows.side])
+    as_it_is = np.concatenate([consensus, np.zeros(2 * m + 1)])
+    blend = design @ as_it_is
+    yield as_it_is, -len(rows.q) * log_loss(sigmoid(blend), rows.q)
+    one, pull = np.ones(1), np.full(1, FACTOR_PULL)
+    factor = fit_logistic(blend[:, None], rows.q, one, pull)
+    yield factor[0] * as_it_is, log_evidence(blend[:, None], rows.q, factor, one, pull)
     spoken = 2 + np.flatnonzero(rows.signs.any(axis=0))
     leaned = 2 + m + np.flatnonzero(rows.scores.any(axis=0))
     side = np.array([2 * m + 2] if lopsided else [], dtype=np.int64)
     kinds = [spoken, np.concatenate([spoken, leaned])] if len(leaned) else [spoken]
     for penalty in PENALTIES:
+        precision = np.full(2 * m + 3, penalty)
+        precision[[0, 1, -1]] = FACTOR_PULL
         for voters in kinds:
             for agreed in (np.arange(2), np.arange(0)):
                 columns = np.concatenate([agreed, voters, side])
-                centre = np.concatenate([consensus[agreed], np.zeros(len(voters) + len(side))])
-                pulls = [
-                    np.full(len(agreed), FACTOR_PULL),
-                    np.full(len(voters), penalty),
-                    np.full(len(side), FACTOR_PULL),
-                ]
-                yield design[:, columns], everything[columns], centre, np.concatenate(pulls)
+                yield _corrected(design, rows.q, columns, as_it_is, precision)
+
+
+def _corrected(
+    design: FloatArray, q: FloatArray, columns: IntArray, centre: FloatArray, precision: FloatArray
+) -> tuple[FloatArray, float]:
+    """Fit the named columns, pulled to `centre`; of a voter whose vote and score oppose, only the stronger is used."""
+    m, used = (len(centre) - 3) // 2, columns
+    while True:
+        w = fit_logistic(design[:, used], q, centre[used], precision[used])
+        coefficients = np.zeros(len(centre))
+        coefficients[used] = w
+        contrary = (coefficients != 0) & (_monotone(coefficients, m) == 0)
+        if not contrary.any():
+            return coefficients, log_evidence(design[:, used], q, w, centre[used], precision[used])
+        used = used[~contrary[used]]
+
+
+def _monotone(coefficients: FloatArray, m: int) -> FloatArray:
+    """Return coefficients with the weaker of a voter's vote and score 0 where they oppose each other.
+
+    More margin then never means less: the evidence of a voter is monotone in its margin.
+    """
+    vote, score = coefficients[2 : m + 2], coefficients[m + 2 : -1]
+    opposed, weaker = vote * score < 0, np.abs(vote) < TYPICAL_SCORE * np.abs(score)
+    result = coefficients.copy()
+    result[2 : m + 2][opposed & weaker] = 0.0
+    result[m + 2 : -1][opposed & ~weaker] = 0.0
+    return result

@@ -209,7 +209,7 @@ class LabelModel:
         alone = self.learned_.log_odds(np.eye(m + 1, m, dtype=np.int8), margins)
         self.weights_ = (alone[:m] - alone[m])[back]
         heard = [self.names_[order[j]] for j in self.learned_.heard]
-        self.structure_, self.assumption_ = in_words(self.learned_.consensus, heard, self.calibration_)
+        self.structure_, self.assumption_ = in_words(self.learned_.consensus, heard, self.calibration_, self.max_logit_)
 
     def _table(self) -> FloatArray:
         """Return the log-odds of every possible row of votes without margins, in the order of their codes."""

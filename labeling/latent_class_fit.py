@@ -139,20 +139,56 @@ def fit_latent_class(table: Table, structure: Structure, start: FloatArray | Non
     `start` is a parameter vector to begin from; by default all voters are right more often than wrong, and equally so.
     """
     prior = _prior(structure)
+    vector, converged = _maximised(table, structure, prior[0] if start is None else start, prior)
+    turned = _likelier_side(vector, structure, prior)
+    if (turned != vector).any():
+        vector, converged = _maximised(table, structure, turned, prior)
+    flat = np.zeros(len(vector))
+    log_likelihood = -objective(vector, structure, table, flat, flat)[0]
+    score = log_likelihood - len(vector) / 2 * np.log(max(table.counts.sum(), 1.0))
+    return Fit(LatentClass(structure, vector), log_likelihood, float(score), converged)
+
+
+def _maximised(
+    table: Table, structure: Structure, start: FloatArray, prior: tuple[FloatArray, FloatArray]
+) -> tuple[FloatArray, bool]:
     found = minimize(
         objective,
-        prior[0] if start is None else start,
+        start,
         args=(structure, table, *prior),
         jac=True,
         method="L-BFGS-B",
         bounds=[(-low, high) for high, low in zip(*_limits(structure), strict=True)],
         options={"maxiter": MAX_STEPS, "maxfun": 2 * MAX_STEPS, "ftol": 1e-9, "gtol": 1e-4},
     )
-    vector = np.asarray(found.x, dtype=np.float64)
-    flat = np.zeros(len(vector))
-    log_likelihood = -objective(vector, structure, table, flat, flat)[0]
-    score = log_likelihood - len(vector) / 2 * np.log(max(table.counts.sum(), 1.0))
-    return Fit(LatentClass(structure, vector), log_likelihood, float(score), bool(found.success))
+    return np.asarray(found.x, dtype=np.float64), bool(found.success)
+
+
+def _likelier_side(vector: FloatArray, structure: Structure, prior: tuple[FloatArray, FloatArray]) -> FloatArray:
+    """Return the vector with the answers of a source, or of the preference, exchanged where that is likelier a priori.
+
+    No vote can tell (+1 and -1 are but names), and a long step of the maximisation may end on the wrong side.
+    """
+    centre, precision = prior
+    for exchanged in _exchanges(structure):
+        other = vector * exchanged
+        if precision @ (other - centre) ** 2 < precision @ (vector - centre) ** 2:
+            vector = other
+    return vector
+
+
+def _exchanges(structure: Structure) -> list[FloatArray]:
+    """Return what to multiply a vector with to exchange the answers of each source, and of the preference."""
+    m, _, n_blocks, *_ = structure.sizes
+    exchanges = []
+    for k, group in enumerate((*structure.blocks, structure.singles)):
+        of_preference = k == n_blocks
+        weight = np.where(np.isin(np.arange(m), group), -1.0, 1.0)
+        source = np.where((np.arange(n_blocks) == k) | of_preference, -1.0, 1.0)
+        unchanged = np.ones(int(structure.varied) + len(structure.biased))
+        prior = np.full(int(structure.uneven), -1.0 if of_preference else 1.0)
+        exchanges.append(np.concatenate([weight, weight[list(structure.sloped)], source, unchanged, prior]))
+    return exchanges
 
 
 def _limits(structure: Structure) -> tuple[list[float], list[float]]:

@@ -39,9 +39,11 @@ def voter_facts(sample: Sample, p_a: FloatArray) -> tuple[FloatArray, FloatArray
     return (1 + skill) / 2, np.clip(dependence, -1, 1)
 
 
-def in_words(consensus: Consensus, names: Sequence[str], calibration: Calibration | None) -> tuple[str, str]:
+def in_words(
+    consensus: Consensus, names: Sequence[str], calibration: Calibration | None, max_logit: float
+) -> tuple[str, str]:
     """Return which model of the votes was chosen, and what the posterior rests on."""
-    return _structure(consensus, names), _assumption(consensus, calibration)
+    return _structure(consensus, names), _assumption(consensus, calibration, max_logit)
 
 
 def _structure(consensus: Consensus, names: Sequence[str]) -> str:
@@ -59,11 +61,13 @@ def _structure(consensus: Consensus, names: Sequence[str]) -> str:
     return "; ".join(parts) or "voters that err independently"
 
 
-def _assumption(consensus: Consensus, calibration: Calibration | None) -> str:
-    fit = f"agreement left unexplained: {consensus.misfit:.3f}"
+def _assumption(consensus: Consensus, calibration: Calibration | None, max_logit: float) -> str:
+    surest = (
+        f"never surer than {1 / (1 + np.exp(-max_logit)):.3f} (agreement is explained up to {consensus.misfit:.3f})"
+    )
     if calibration is None:
         return (
             "without cross-fitted gold: voters are right more often than wrong, copies counting as one voter, and no "
-            f"error is shared by all ({fit})"
+            f"error is shared by all; {surest}"
         )
-    return f"anchored on {calibration.n_gold} gold pairs; they stand for the pairs to be labelled ({fit})"
+    return f"anchored on {calibration.n_gold} gold pairs, which stand for the pairs to be labelled; {surest}"
