@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from augment import commands, merging
+from augment import commands, judging, merging
 from labeling.errors import WeakprefError, WeakprefWarning
 
 app = typer.Typer(
@@ -32,6 +32,13 @@ class Preset(enum.StrEnum):
     PAPER = "paper"
     AS_RELEASED = "as_released"
     NONE = "none"
+
+
+class Kind(enum.StrEnum):
+    """What a judge is asked."""
+
+    PAIRWISE = "pairwise"
+    RUBRIC = "rubric"
 
 
 USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -62,6 +69,35 @@ def label(
     reading = commands.Reading(layout, drop_bad_rows)
     voting = commands.Voting(lfs, preset.value, "abstain" if abstain_on_error else "raise", workers)
     _say(commands.label(pairs, out, reading, voting))
+
+
+@app.command()
+def judge(
+    pairs: PairsFile,
+    out: Out,
+    packaged: Annotated[str | None, typer.Option("--judge", help="smollm2: a small packaged model, offline.")] = None,
+    model: Annotated[str | None, typer.Option(help="Causal language model: folder or hub id.")] = None,
+    kind: Annotated[Kind, typer.Option(help="Which response is better, in both orders; or a grade each.")] = (
+        Kind.PAIRWISE
+    ),
+    criterion: Annotated[str | None, typer.Option(help="What makes a response better (default: built in).")] = None,
+    template: Annotated[Path | None, typer.Option(help="Jinja file in place of the built-in prompt.")] = None,
+    samples: Annotated[int, typer.Option(help="Grades drawn a response (rubric); 0: by digit probabilities.")] = 3,
+    cache: Annotated[Path | None, typer.Option(help="File to keep answers in: a stopped run goes on from it.")] = None,
+    report: Annotated[Path | None, typer.Option(help="JSON file for a report on the judge; also printed.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Judge only the first so many pairs.")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Numbers the model computes with: float32, bfloat16, float16.")
+    ] = "float32",
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda.")] = "cpu",
+    layout: Layout = None,
+    drop_bad_rows: Drop = False,
+) -> None:
+    """Let a language model vote: PAIRS -> votes.parquet (votes, margins, gold and group of each pair)."""
+    reading = commands.Reading(layout, drop_bad_rows)
+    engine = judging.Model(packaged, model, dtype, device, cache)
+    asking = judging.Asking("rubric" if kind is Kind.RUBRIC else "pairwise", criterion, template, samples)
+    _say(judging.judge(pairs, out, reading, engine, asking, limit=limit, report=report))
 
 
 @app.command()

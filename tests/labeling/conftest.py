@@ -1,13 +1,17 @@
-"""Pairs to vote on."""
+"""Pairs to vote on, and a language model that answers by a rule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from labeling.llm import Completion, Conversation, FloatArray, Sampling
 from labeling.pairs import SCHEMA, Pairs, pair_id
 
 WORDS = ("yes", "no", "why?", "perhaps", "42", "sorry", "**bold**", "naïve", "数", "🙂")
@@ -30,3 +34,62 @@ def _make_pairs(n: int, seed: int = 0) -> Pairs:
 @pytest.fixture(scope="session")
 def make_pairs() -> Callable[..., Pairs]:
     return _make_pairs
+
+
+FENCE = re.compile(r"<<<BEGIN ([A-Z ]+) ([0-9a-f]{10})>>>\n(.*?)\n<<<END \1 \2>>>", re.S)
+
+
+@dataclass
+class ScriptedEngine:
+    """Chooses by scores that a rule gives for the texts shown as data, by title; writes what another rule says.
+
+    Four characters are a token. What it was asked is kept.
+    """
+
+    rule: Callable[[dict[str, str]], Sequence[float]] = lambda texts: (0.0, 0.0)
+    writes: Callable[[dict[str, str], int], str] = lambda texts, sample: ""
+    model: str = "scripted@1"
+    asked: list[Conversation] = field(default_factory=list)
+
+    def choose(self, prompts: Sequence[Conversation], choices: Sequence[str]) -> FloatArray:
+        self.asked += prompts
+        scores = np.array([self.rule(self.shown(prompt)) for prompt in prompts], dtype=float).reshape(-1, len(choices))
+        return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+
+    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
+        self.asked += prompts
+        texts = [[self.writes(self.shown(prompt), i) for i in range(sampling.n)] for prompt in prompts]
+        return [[Completion(text, len(text.split()), math.nan, "stop") for text in row] for row in texts]
+
+    def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:
+        return [sum(len(turn["content"]) // 4 + 1 for turn in prompt) for prompt in prompts]
+
+    @staticmethod
+    def shown(prompt: Conversation) -> dict[str, str]:
+        """Return the texts a prompt shows between its fences, by title."""
+        return {title: text for title, _, text in FENCE.findall(prompt[0]["content"])}
+
+    @staticmethod
+    def by_quality(bias: float = 0.0) -> Callable[[dict[str, str]], Sequence[float]]:
+        """Prefer the response with more of the word "good", and what is shown first by `bias` log-odds."""
+        return lambda texts: (texts["RESPONSE A"].count("good") - texts["RESPONSE B"].count("good") + bias, 0.0)
+
+
+@pytest.fixture(scope="session")
+def scripted() -> type[ScriptedEngine]:
+    return ScriptedEngine
+
+
+def _pairs_of(rows: Sequence[tuple[str, str, str, float | None]]) -> Pairs:
+    """Return pairs of (question, response_a, response_b, gold); the question is the group."""
+    records = []
+    for question, a, b, gold in rows:
+        prompt = [{"role": "user", "content": question}]
+        record = {"pair_id": pair_id(prompt, a, b), "prompt": prompt, "response_a": a, "response_b": b, "gold": gold}
+        records.append(record | {"annotator_votes": None, "group": question, "source": "s"})
+    return Pairs(pa.Table.from_pylist(records, schema=SCHEMA), {})
+
+
+@pytest.fixture(scope="session")
+def pairs_of() -> Callable[..., Pairs]:
+    return _pairs_of

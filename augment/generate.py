@@ -1,0 +1,268 @@
+"""Generation: several responses to each prompt, as a Parquet file of candidates; killed at any moment, it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from labeling.errors import DataError
+from labeling.files import replacing, write_json
+from labeling.llm import Completion, Conversation, Engine, Sampling
+from labeling.pairs import MESSAGES, prompt_id
+
+SAMPLING = Sampling(n=4, temperature=0.7, top_p=0.9)
+"""How self-rewarding models draw candidates (arXiv 2401.10020)."""
+
+RUN = b"weakpref.generate"
+"""Key of the Parquet metadata that says which run made a file."""
+
+SCHEMA = pa.schema(
+    [
+        ("prompt", MESSAGES),
+        ("prompt_id", pa.string()),
+        ("response", pa.string()),
+        ("sample", pa.int32()),
+        ("model", pa.string()),
+        ("temperature", pa.float64()),
+        ("top_p", pa.float64()),
+        ("max_tokens", pa.int32()),
+        ("stop", pa.list_(pa.string())),
+        ("seed", pa.int64()),
+        ("n_tokens", pa.int32()),
+        ("log_prob", pa.float64()),
+        ("finish_reason", pa.string()),
+    ]
+)
+"""A candidate: one response to one prompt, what drew it, and its summed log-probability (null where none is known)."""
+
+
+class Advance(Protocol):
+    """Told of every prompt that is done."""
+
+    def __call__(self, n_prompts: int, n_tokens: int) -> None:
+        """Take note of so many more prompts, and of the tokens written for them."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a run of `generate` wrote."""
+
+    path: Path
+    n_prompts: int
+    n_repeated: int
+    """Prompts that were given more than once and answered once."""
+    n_candidates: int
+    n_empty: int
+    """Candidates without a text, or of nothing but white space. They are kept: `pair_candidates` leaves them out."""
+    n_cut: int
+    """Candidates cut at `max_tokens`."""
+    n_tokens: int
+    """Tokens of all candidates."""
+
+
+def generate(
+    prompts: Sequence[Conversation],
+    engine: Engine,
+    out: str | Path,
+    sampling: Sampling = SAMPLING,
+    *,
+    chunk: int = 64,
+    progress: bool = False,
+) -> Generated:
+    """Write `sampling.n` candidates for each prompt (`SCHEMA`, one row each), in the order of prompts and samples.
+
+    The engine gets `chunk` prompts at a time. What it answered lies in the folder `<out>.parts` until all is there, so
+    that a run that was killed goes on from its last whole chunk; the file is the same, byte for byte, as that of a run
+    that was not, if the engine repeats itself (temperature 0, or its own seeding). A finished file is not made again.
+
+    Raises DataError for no prompts, a prompt that is no conversation ending in the user's turn, several samples at
+    temperature 0, parts of another run, or an engine that returns another number of completions.
+    """
+    unique = _unique(prompts)
+    _check(unique, sampling, chunk)
+    target, parts = Path(out), Path(f"{out}.parts")
+    run = _run(unique, engine, sampling, chunk)
+    if not _is_whole(target, run, len(unique) * sampling.n):
+        _claim(parts, run)
+        chunks = [unique[start : start + chunk] for start in range(0, len(unique), chunk)]
+        with _bar(progress, len(unique)) as advance:
+            for i, some in enumerate(chunks):
+                _answer(parts / f"{i:06d}.parquet", some, engine, sampling, advance)
+        _join(parts, len(chunks), run, target)
+    shutil.rmtree(parts, ignore_errors=True)
+    return _counted(target, len(prompts), len(unique))
+
+
+def read_candidates(path: str | Path) -> pa.Table:
+    """Return a file of candidates; raises DataError where it is none."""
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file ({error}); make it with `weakpref generate`") from None
+    check_candidates(table, str(path))
+    return table
+
+
+def check_candidates(table: pa.Table, label: str = "candidates") -> None:
+    """Raise DataError if a table lacks a column of candidates that pairing needs, or holds another type in it."""
+    for name in ("prompt", "response", "sample", "model"):
+        found = table.schema.field(name).type if name in table.column_names else None
+        if found != SCHEMA.field(name).type:
+            raise DataError(
+                f"{label}: expected the column {name} of type {SCHEMA.field(name).type}, "
+                f"found {found or ', '.join(table.column_names) or 'no columns'}; make it with `weakpref generate`"
+            )
+        if name != "response" and table[name].null_count:
+            raise DataError(
+                f"{label}: {table[name].null_count:,} rows have no {name}; expected one in every row: leave them out"
+            )
+
+
+def _unique(prompts: Sequence[Conversation]) -> list[Conversation]:
+    for i, prompt in enumerate(prompts):
+        if not prompt or prompt[-1].get("role") != "user" or any(not turn.get("content") for turn in prompt):
+            raise DataError(
+                f"prompt {i} is {str(prompt)[:80]!r}; expected turns {{role, content}} with texts, the last of the user"
+            )
+    first: dict[str, Conversation] = {}
+    for prompt in prompts:
+        first.setdefault(prompt_id(prompt), prompt)
+    return list(first.values())
+
+
+def _check(prompts: Sequence[Conversation], sampling: Sampling, chunk: int) -> None:
+    if not prompts:
+        raise DataError("there are no prompts; expected one or more")
+    if chunk < 1 or sampling.n < 1:
+        raise DataError(f"chunk is {chunk} and n is {sampling.n}; expected 1 or more of each")
+    if sampling.n > 1 and sampling.temperature == 0:
+        raise DataError(
+            f"n is {sampling.n} at temperature 0, where all samples are the same; expected n = 1, or a temperature > 0"
+        )
+
+
+def _run(prompts: Sequence[Conversation], engine: Engine, sampling: Sampling, chunk: int) -> dict[str, Any]:
+    """Return what a run is known by: the same here, the same file."""
+    ids = "".join(prompt_id(prompt) for prompt in prompts)
+    digest = hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
+    how = asdict(sampling) | {"stop": list(sampling.stop)}
+    return {"prompts": digest, "model": engine.model, "sampling": how, "chunk": chunk}
+
+
+def _is_whole(path: Path, run: dict[str, Any], rows: int) -> bool:
+    try:
+        found = pq.read_metadata(path)
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return found.num_rows == rows and (found.metadata or {}).get(RUN) == json.dumps(run, sort_keys=True).encode()
+
+
+def _claim(parts: Path, run: dict[str, Any]) -> None:
+    """Make the folder of parts ours, or raise if it is another run's."""
+    try:
+        found = json.loads((parts / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return write_json(parts / "run.json", run)
+    differ = [name for name in run if found.get(name) != run[name]]
+    if differ:
+        raise DataError(
+            f"{parts} holds a run with other {' and '.join(differ)}; expected parts of this run: finish that one with "
+            "what it began with, or delete the folder"
+        )
+    return None
+
+
+def _answer(path: Path, prompts: Sequence[Conversation], engine: Engine, sampling: Sampling, advance: Advance) -> None:
+    if not _is_part(path, len(prompts) * sampling.n):
+        rows = _rows(prompts, engine, sampling)
+        with replacing(path) as part:
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part, compression="zstd")
+    advance(len(prompts), pc.sum(pq.read_table(path, columns=["n_tokens"])["n_tokens"]).as_py())
+
+
+def _is_part(path: Path, rows: int) -> bool:
+    try:
+        return bool(pq.read_metadata(path).num_rows == rows)
+    except (pa.ArrowInvalid, OSError):
+        return False
+
+
+def _rows(prompts: Sequence[Conversation], engine: Engine, sampling: Sampling) -> list[dict[str, Any]]:
+    answers = engine.generate(prompts, sampling)
+    if [len(samples) for samples in answers] != [sampling.n] * len(prompts):
+        raise DataError(
+            f"{engine.model} returned {sum(map(len, answers))} completions for {len(answers)} prompts; expected "
+            f"{sampling.n} for each of {len(prompts)}: the engine is at fault"
+        )
+    how = asdict(sampling) | {"model": engine.model, "stop": list(sampling.stop)}
+    return [
+        {"prompt": list(prompt), "prompt_id": prompt_id(prompt), "sample": sampling.first + i}
+        | how
+        | _columns(completion)
+        for prompt, samples in zip(prompts, answers, strict=True)
+        for i, completion in enumerate(samples)
+    ]
+
+
+def _columns(completion: Completion) -> dict[str, Any]:
+    return {
+        "response": completion.text.encode("utf-8", "replace").decode(),  # a lone surrogate fits no column
+        "n_tokens": completion.n_tokens,
+        "log_prob": None if math.isnan(completion.log_prob) else completion.log_prob,
+        "finish_reason": completion.finish_reason,
+    }
+
+
+def _join(parts: Path, n: int, run: dict[str, Any], target: Path) -> None:
+    """Write the parts as one file, a row group each; it is made among them, so that a kill leaves nothing else."""
+    schema = SCHEMA.with_metadata({RUN: json.dumps(run, sort_keys=True)})
+    whole = parts / "whole"
+    with pq.ParquetWriter(whole, schema, compression="zstd") as writer:
+        for i in range(n):
+            writer.write_table(pq.read_table(parts / f"{i:06d}.parquet").replace_schema_metadata(schema.metadata))
+    os.replace(whole, target)
+
+
+def _counted(path: Path, n_given: int, n_prompts: int) -> Generated:
+    table = pq.read_table(path, columns=["response", "n_tokens", "finish_reason"])
+    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(table["response"])), 0)
+    return Generated(
+        path=path,
+        n_prompts=n_prompts,
+        n_repeated=n_given - n_prompts,
+        n_candidates=table.num_rows,
+        n_empty=pc.sum(blank).as_py(),
+        n_cut=pc.sum(pc.equal(table["finish_reason"], "length")).as_py(),
+        n_tokens=pc.sum(table["n_tokens"]).as_py(),
+    )
+
+
+@contextmanager
+def _bar(shown: bool, total: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not shown:
+        yield lambda *_: None
+        return
+    columns = (TextColumn("Prompts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[tokens]:,} tokens"), console=Console(stderr=True)) as bar:
+        task, written = bar.add_task("", total=total, tokens=0), [0]
+
+        def advance(n_prompts: int, n_tokens: int) -> None:
+            written[0] += n_tokens
+            bar.update(task, advance=n_prompts, tokens=written[0])
+
+        yield advance

@@ -1,0 +1,112 @@
+"""Chats and choices as the tokens of a local model, by its own chat template or a plain one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from labeling.errors import DataError
+from labeling.llm import Conversation, Sampling
+
+PLAIN_TEMPLATE = (
+    "{{ bos_token or '' }}{% for message in messages %}"
+    "{{ '### ' + message['role'].capitalize() + ':\\n' + message['content'] + '\\n\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Assistant:\\n' }}{% endif %}"
+)
+"""For a model without a chat template: every turn under a heading with its role."""
+
+PLAIN_STOP = "\n### User:"
+"""Ends a sample of a model without a chat template, which would go on to write the next turn."""
+
+PROBE = ({"role": "user", "content": "Hi"},)
+
+
+def prompt_tokens(tokenizer: Any, prompts: Sequence[Conversation]) -> list[list[int]]:
+    """Return each chat as token ids, up to where the assistant's answer starts.
+
+    Special tokens written inside a turn are data: a space after their first character makes them ordinary text, so
+    that no turn ends another. Raises DataError naming the first prompt that the template refuses.
+    """
+    special = _special_tokens(tokenizer)
+    texts = [_rendered(tokenizer, special, number, prompt) for number, prompt in enumerate(prompts)]
+    return _ids(tokenizer, texts)
+
+
+def choice_tokens(tokenizer: Any, choices: Sequence[str]) -> list[list[int]]:
+    """Return each choice as the token ids it has right after the chat template's generation prompt.
+
+    Raises DataError if a choice is empty, melts into the generation prompt, or is the start of another.
+    """
+    start = _rendered(tokenizer, None, 0, PROBE)
+    before, *after = _ids(tokenizer, [start, *(start + choice for choice in choices)])
+    found = [ids[len(before) :] if ids[: len(before)] == before else [] for ids in after]
+    for choice, ids in zip(choices, found, strict=True):
+        if not ids:
+            raise DataError(
+                f"choice {choice!r}: no tokens of its own after the model's generation prompt; "
+                "a choice is a word or letter such as 'A'"
+            )
+    for i, first in enumerate(found):
+        for j, other in enumerate(found):
+            if i != j and other[: len(first)] == first:
+                raise DataError(
+                    f"choices {choices[i]!r} and {choices[j]!r} start alike for the model, so the first one's "
+                    "probability holds the second's; word them differently"
+                )
+    return found
+
+
+def check_lengths(lengths: Sequence[int], room: int, limit: int, model: str) -> None:
+    """Raise DataError naming the first prompt that leaves no room for `room` tokens of answer within `limit`."""
+    for number, length in enumerate(lengths):
+        if length + room > limit:
+            raise DataError(
+                f"prompt {number} is {length:,} tokens; {model} holds {limit:,}, {room:,} of them asked for the "
+                "answer; shorten the prompt or ask for a shorter answer"
+            )
+
+
+def stop_texts(tokenizer: Any, sampling: Sampling) -> tuple[str, ...]:
+    """Return the texts that end a sample: those asked for, and the next turn where there is no chat template."""
+    return sampling.stop if tokenizer.chat_template else (*sampling.stop, PLAIN_STOP)
+
+
+def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """Return the text before the earliest stop text, and whether there was one.
+
+    >>> cut_at_stop("one. two; three", (";", "."))
+    ('one', True)
+    """
+    places = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
+    return (text[: min(places)], True) if places else (text, False)
+
+
+def _rendered(tokenizer: Any, special: re.Pattern[str] | None, number: int, prompt: Conversation) -> str:
+    import jinja2
+
+    chat = [{"role": turn["role"], "content": _as_data(turn["content"], special)} for turn in prompt]
+    template = None if tokenizer.chat_template else PLAIN_TEMPLATE
+    try:
+        return str(
+            tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=True)
+        )
+    except jinja2.TemplateError as error:
+        roles = ", ".join(turn["role"] for turn in prompt)
+        raise DataError(
+            f"prompt {number}: the model's chat template refuses its roles ({roles}): {error}; change the roles"
+        ) from None
+
+
+def _special_tokens(tokenizer: Any) -> re.Pattern[str] | None:
+    texts = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    longest_first = sorted(texts, key=lambda text: (-len(text), text))
+    return re.compile("|".join(map(re.escape, longest_first))) if texts else None
+
+
+def _as_data(content: str, special: re.Pattern[str] | None) -> str:
+    return special.sub(lambda found: f"{found[0][:1]} {found[0][1:]}", content) if special else content
+
+
+def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    return list(tokenizer(texts, add_special_tokens=False)["input_ids"]) if texts else []

@@ -1,0 +1,100 @@
+"""Language-model engines: what judges and generation ask of a model, whichever runs it.
+
+An engine generates texts, and scores the choices of a closed question by their log-probabilities. Engines are
+`TransformersEngine` (embedded, CPU or GPU), `OpenAIEngine` (any OpenAI-compatible server) and `VLLMEngine`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_softmax
+
+from labeling.errors import WeakprefError
+from labeling.pairs import Message
+
+FloatArray = npt.NDArray[np.float64]
+Conversation = Sequence[Message]
+"""Turns of a chat, the last of the user; the engine applies the model's chat template."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How texts are drawn."""
+
+    n: int = 1
+    """Samples per prompt."""
+    temperature: float = 0.0
+    """0 = greedy."""
+    top_p: float = 1.0
+    max_tokens: int = 256
+    """Most tokens of one sample."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a sample; they are not part of it."""
+    seed: int = 0
+    """Sample i of a prompt depends on the seed, on i and on the prompt, not on the prompts beside it."""
+    first: int = 0
+    """Number of the first sample: `n=2, first=4` draws samples 4 and 5, so that more can be drawn later."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled text."""
+
+    text: str
+    n_tokens: int
+    """Tokens the model wrote, its end token included."""
+    log_prob: float
+    """Sum of those tokens' log-probabilities under the model (temperature 1, no top_p); NaN where none are given."""
+    finish_reason: str
+    """stop (the model ended it, or a stop text did) or length (it was cut at max_tokens)."""
+
+
+class Engine(Protocol):
+    """Something that runs one language model."""
+
+    @property
+    def model(self) -> str:
+        """Name and revision of the model: part of what a cached answer belongs to."""
+
+    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
+        """Return `sampling.n` completions for each prompt, in order."""
+
+    def choose(self, prompts: Sequence[Conversation], choices: Sequence[str]) -> FloatArray:
+        """Return log-probabilities (n, k) of the k choices as answers to each prompt, renormalised over them.
+
+        A choice is scored as the start of the assistant's turn. Raises DataError if one choice is the start of another.
+        """
+
+    def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:
+        """Return how many tokens each prompt is, chat template included."""
+
+
+class EngineError(WeakprefError):
+    """A server gave no usable answer, however often it was asked."""
+
+
+def sample_seed(prompt: Conversation, sampling: Sampling, number: int) -> int:
+    """Return the seed in [0, 2^48) of sample `number` of a prompt, whatever stands beside it.
+
+    >>> sample_seed([{"role": "user", "content": "Hi"}], Sampling(), 0)
+    94176189126966
+    """
+    text = json.dumps([sampling.seed, number, turns(prompt)], ensure_ascii=False)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
+
+
+def turns(prompt: Conversation) -> list[list[str]]:
+    """Return a conversation as [role, content] lists, as it enters hashes."""
+    return [[turn["role"], turn["content"]] for turn in prompt]
+
+
+def renormalised(scores: FloatArray) -> FloatArray:
+    """Return log-probabilities (n, k) over the k choices alone, from their log-probabilities among all answers."""
+    return np.asarray(log_softmax(scores, axis=1), dtype=float)

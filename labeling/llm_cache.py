@@ -1,0 +1,240 @@
+"""Answers of a language model kept in a file, so that a question asked before costs nothing.
+
+One SQLite file; a row per sample of a prompt, or per prompt and choices, found by a hash of all it depends on. What is
+missing is asked in chunks, each stored as it is finished: killed at any moment, a run loses at most one chunk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sqlite3
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labeling.errors import DataError, WeakprefWarning
+from labeling.llm import Completion, Conversation, Engine, FloatArray, Sampling, turns
+
+TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum TEXT NOT NULL)"
+WAIT_S = 60.0
+"""How long to wait for another process that is writing."""
+
+
+class CachedEngine:
+    """An engine that asks another one only what the file at `path` does not hold; two processes may share the file.
+
+    A damaged row is named in a WeakprefWarning and asked again. A damaged file is set aside under another name, also
+    warned of; the rows that can still be read are kept.
+    """
+
+    def __init__(self, engine: Engine, path: str | Path, *, chunk: int = 64) -> None:
+        """Open or make the file; `chunk` prompts are asked and stored at a time.
+
+        Raises DataError if there is no such folder, or chunk is below 1.
+        """
+        if chunk < 1:
+            raise DataError(f"chunk: expected at least 1 prompt at a time, found {chunk}")
+        self.engine, self.path, self.chunk = engine, Path(path), chunk
+        self.hits = 0
+        """Answers found in the file so far."""
+        self.misses = 0
+        """Answers asked of the engine so far."""
+        open_or_rebuild(self.path)
+
+    @property
+    def model(self) -> str:
+        """Name and revision of the engine's model."""
+        return self.engine.model
+
+    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
+        """Return `sampling.n` completions for each prompt, in order; only samples not in the file are drawn."""
+        numbers = range(sampling.first, sampling.first + sampling.n)
+        how = {name: value for name, value in vars(sampling).items() if name not in ("n", "first")}
+        keys = [[self._key(prompt, how, number) for number in numbers] for prompt in prompts]
+
+        def ask(wanted: Sequence[tuple[int, int]]) -> list[str]:
+            found: dict[tuple[int, int], str] = {}
+            for (column, n), rows in _runs(wanted).items():
+                part = replace(sampling, n=n, first=sampling.first + column)
+                answers = self.engine.generate([prompts[row] for row in rows], part)
+                for row, completions in zip(rows, answers, strict=True):
+                    for i, completion in enumerate(completions):
+                        found[row, column + i] = _dumped(astuple(completion))
+            return [found[place] for place in wanted]
+
+        values = self._answers(keys, ask)
+        return [[_completion(json.loads(value)) for value in row] for row in values]
+
+    def choose(self, prompts: Sequence[Conversation], choices: Sequence[str]) -> FloatArray:
+        """Return log-probabilities (n, k) of the k choices; only prompts not in the file are asked."""
+        keys = [[self._key(prompt, {"choices": list(choices)}, 0)] for prompt in prompts]
+
+        def ask(wanted: Sequence[tuple[int, int]]) -> list[str]:
+            scores = self.engine.choose([prompts[row] for row, _ in wanted], choices)
+            return [_dumped(row) for row in scores.tolist()]
+
+        values = [json.loads(row[0]) for row in self._answers(keys, ask)]
+        return np.array(values, dtype=float).reshape(len(prompts), len(choices))
+
+    def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:
+        """Return how many tokens each prompt is; never stored, for no model runs."""
+        return self.engine.count_tokens(prompts)
+
+    def _key(self, prompt: Conversation, how: dict[str, Any], number: int) -> str:
+        text = json.dumps([self.model, turns(prompt), how, number], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _answers(
+        self, keys: Sequence[Sequence[str]], ask: Callable[[Sequence[tuple[int, int]]], list[str]]
+    ) -> list[list[str]]:
+        """Return the value of each key; chunks are cut by place in `keys`, so a resumed run asks as the first would."""
+        known: dict[str, str] = {}
+        with _connected(self.path) as file:
+            for start in range(0, len(keys), self.chunk):
+                wanted = self._missing(file, keys, range(start, min(start + self.chunk, len(keys))), known)
+                if wanted:
+                    known |= _stored(file, dict(zip(wanted, ask(list(wanted.values())), strict=True)))
+        return [[known[key] for key in row] for row in keys]
+
+    def _missing(
+        self, file: sqlite3.Connection, keys: Sequence[Sequence[str]], rows: range, known: dict[str, str]
+    ) -> dict[str, tuple[int, int]]:
+        """Add to `known` what the file holds of these rows; return the place of each key it does not hold."""
+        wanted: dict[str, tuple[int, int]] = {}
+        places = [(row, column, key) for row in rows for column, key in enumerate(keys[row])]
+        for row, column, key in places:
+            if key not in known and key not in wanted:
+                value = _read(file, key, self.path)
+                if value is None:
+                    wanted[key] = (row, column)
+                else:
+                    known[key] = value
+        self.misses += len(wanted)
+        self.hits += len(places) - len(wanted)
+        return wanted
+
+
+def open_or_rebuild(path: Path) -> None:
+    """Make the file, or check it; a damaged one is renamed, warned of, and its readable rows are copied.
+
+    Raises DataError if the folder does not exist, or the file cannot be written or is some other database.
+    """
+    if not path.parent.is_dir():
+        raise DataError(f"{path}: there is no such folder; make it, or keep the cache elsewhere")
+    try:
+        with _connected(path) as file:
+            file.execute("PRAGMA journal_mode=WAL")
+            file.execute(TABLE)
+            file.execute("SELECT key, value, checksum FROM answers LIMIT 0")
+            verdict = file.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.OperationalError as error:  # locked, read-only, full: nothing is wrong with what is in it
+        raise DataError(
+            f"{path}: cannot serve as a cache of answers ({error}); name a file that can be written"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        verdict = str(error)
+    if verdict != "ok":
+        _rebuild(path, verdict)
+
+
+def _rebuild(path: Path, verdict: str) -> None:
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+    for end in ("", "-wal", "-shm"):
+        if Path(f"{path}{end}").exists():
+            Path(f"{path}{end}").rename(f"{aside}{end}")
+    open_or_rebuild(path)
+    with _connected(path) as file:
+        saved = _stored(file, dict(_readable(aside)))
+    warnings.warn(
+        f"{path}: the cache is damaged ({verdict}); it is set aside as {aside.name}, {len(saved)} answers could be "
+        "read from it, the others are asked again",
+        WeakprefWarning,
+        stacklevel=4,
+    )
+
+
+def _readable(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the rows of a damaged file up to where no more can be read."""
+    with closing(sqlite3.connect(path)) as file:
+        file.text_factory = _text
+        try:
+            file.execute("PRAGMA writable_schema=ON")  # reads on where the file is shorter than it says
+            for key, value, checksum in file.execute("SELECT key, value, checksum FROM answers NOT INDEXED"):
+                if checksum == _checksum(key, value):
+                    yield key, value
+        except sqlite3.DatabaseError:
+            return
+
+
+@contextmanager
+def _connected(path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(path, timeout=WAIT_S)) as file:
+        file.text_factory = _text
+        file.execute("PRAGMA synchronous=NORMAL")
+        yield file
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="replace")  # a flipped bit is for the checksum to find
+
+
+def _read(file: sqlite3.Connection, key: str, path: Path) -> str | None:
+    row = file.execute("SELECT value, checksum FROM answers WHERE key = ?", (key,)).fetchone()
+    if row is None or row[1] == _checksum(key, row[0]):
+        return None if row is None else str(row[0])
+    warnings.warn(
+        f"{path}: answer {key[:12]} is damaged (its checksum differs); asked again", WeakprefWarning, stacklevel=5
+    )
+    with file:
+        file.execute("DELETE FROM answers WHERE key = ? AND checksum = ?", (key, row[1]))
+    return None
+
+
+def _stored(file: sqlite3.Connection, values: dict[str, str]) -> dict[str, str]:
+    """Store the values and return what the file holds now: of two processes, the first one's answer stands."""
+    with file:
+        file.executemany(
+            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?)",
+            [(key, value, _checksum(key, value)) for key, value in values.items()],
+        )
+    ask = "SELECT value FROM answers WHERE key = ?"
+    return {key: str(file.execute(ask, (key,)).fetchone()[0]) for key in values}
+
+
+def _runs(places: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
+    """Group (row, column) places as {(first column, length): rows}, so that neighbours are asked in one call.
+
+    >>> _runs([(0, 0), (0, 1), (1, 0), (1, 1), (2, 1)])
+    {(0, 2): [0, 1], (1, 1): [2]}
+    """
+    runs: list[list[int]] = []
+    for row, column in sorted(places):
+        if runs and runs[-1][0] == row and runs[-1][1] + runs[-1][2] == column:
+            runs[-1][2] += 1
+        else:
+            runs.append([row, column, 1])
+    found: dict[tuple[int, int], list[int]] = {}
+    for row, column, length in runs:
+        found.setdefault((column, length), []).append(row)
+    return found
+
+
+def _checksum(key: str, value: Any) -> str:
+    return hashlib.sha256(f"{key} {value}".encode()).hexdigest()[:16]
+
+
+def _dumped(values: Sequence[Any]) -> str:
+    return json.dumps([None if isinstance(value, float) and math.isnan(value) else value for value in values])
+
+
+def _completion(values: Sequence[Any]) -> Completion:
+    text, n_tokens, log_prob, finish_reason = values
+    return Completion(text, n_tokens, math.nan if log_prob is None else log_prob, finish_reason)

@@ -1,0 +1,247 @@
+"""The HTTP engine: any server that speaks OpenAI's chat completions, through the `openai` client (extra `openai`).
+
+>>> from labeling.openai_engine import OpenAIEngine
+>>> engine = OpenAIEngine("gpt-4o-mini", requests_per_minute=500)  # key from OPENAI_API_KEY  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from labeling.errors import DataError
+from labeling.llm import Completion, Conversation, EngineError, FloatArray, Sampling, renormalised, sample_seed
+from labeling.values import one_line
+
+if TYPE_CHECKING:
+    import openai
+    from openai.types.chat import ChatCompletion
+
+T = TypeVar("T")
+TOP = 20
+"""Likeliest first tokens asked for: the most that OpenAI and vLLM give."""
+RETRIED = (408, 409, 429)
+"""Statuses worth another try, beside 500 and above."""
+LONGEST_WAIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class OpenAIEngine:
+    """A model behind an OpenAI-compatible server; several questions are under way at once."""
+
+    model: str
+    """The server's name of the model. Name a dated version: a cached answer belongs to this name."""
+    base_url: str | None = None
+    """Such as http://localhost:8000/v1; without it, OPENAI_BASE_URL or OpenAI."""
+    api_key: str | None = None
+    """Without it, OPENAI_API_KEY."""
+    concurrency: int = 16
+    """Most requests under way at once."""
+    requests_per_minute: float = math.inf
+    tokens_per_minute: float = math.inf
+    """Counted as estimated prompt tokens plus the most tokens of the answer."""
+    attempts: int = 6
+    """Most tries of one request."""
+    timeout_s: float = 120.0
+    backoff_s: float = 1.0
+    """Longest pause after the first failed try; doubled after each further one, up to a minute."""
+    verdicts: int = 8
+    """Samples per closed question where the server gives no log-probabilities."""
+    seed: int = 0
+    """Of those samples."""
+    _pace: Pace = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_pace", Pace(self.requests_per_minute, self.tokens_per_minute))
+
+    def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
+        """Return `sampling.n` completions for each prompt, in order; how far a seed is kept is the server's matter.
+
+        Raises EngineError naming the first request that failed for good.
+        """
+        numbers = range(sampling.first, sampling.first + sampling.n)
+        asked = [(row, number) for row in range(len(prompts)) for number in numbers]
+
+        def ask(place: tuple[int, int]) -> Completion:
+            row, number = place
+            settings = {"logprobs": True, **_settings(prompts[row], sampling, number)}
+            return _completion(self._answer(prompts[row], settings, f"prompt {row}, sample {number}"))
+
+        done = self._side_by_side(ask, asked)
+        return [done[i : i + sampling.n] for i in range(0, len(done), sampling.n)]
+
+    def choose(self, prompts: Sequence[Conversation], choices: Sequence[str]) -> FloatArray:
+        """Return log-probabilities (n, k) of the k choices, renormalised over them.
+
+        From the log-probabilities of the answer's first token; a choice not among the likeliest 20 gets the least of
+        them. Where the server gives none, from shares of sampled answers, half a vote added to each choice. A prompt
+        answered by no choice at all gets 1/k each. Raises DataError if one choice is the start of another, EngineError
+        naming the first request that failed for good.
+        """
+        for number, choice in enumerate(choices):
+            if any(other.startswith(choice) for i, other in enumerate(choices) if i != number):
+                raise DataError(f"choice {choice!r} is the start of another, or is there twice; word them differently")
+
+        def ask(row: int) -> FloatArray:
+            settings = {"max_tokens": 1, "temperature": 0.0, "logprobs": True, "top_logprobs": TOP}
+            answer = self._answer(prompts[row], settings, f"prompt {row}").choices[0]
+            first = answer.logprobs.content if answer.logprobs else None
+            if first and first[0].top_logprobs:
+                return first_token_scores({top.token: top.logprob for top in first[0].top_logprobs}, choices)
+            return self._sampled_scores(prompts[row], choices, row)
+
+        scores = self._side_by_side(ask, range(len(prompts)))
+        return renormalised(np.array(scores, dtype=float).reshape(len(prompts), len(choices)))
+
+    def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:
+        """Return an estimate of each prompt's tokens, rather high: a third of its bytes, and eight a turn."""
+        return [sum(len(turn["content"].encode()) // 3 + 8 for turn in prompt) for prompt in prompts]
+
+    def _sampled_scores(self, prompt: Conversation, choices: Sequence[str], row: int) -> FloatArray:
+        sampling = Sampling(temperature=1.0, max_tokens=max(len(choice.encode()) for choice in choices), seed=self.seed)
+        votes = np.full(len(choices), 0.5)
+        for number in range(self.verdicts):
+            settings = _settings(prompt, sampling, number)
+            answer = self._answer(prompt, settings, f"prompt {row}, verdict {number}")
+            text = (answer.choices[0].message.content or "").strip()
+            votes += [text.startswith(choice) for choice in choices]
+        return np.asarray(np.log(votes / votes.sum()), dtype=float)
+
+    def _answer(self, prompt: Conversation, settings: Mapping[str, Any], name: str) -> ChatCompletion:
+        """Return the server's answer, a text at least in it; asked again after failures that may pass."""
+        import openai
+
+        tokens = self.count_tokens([prompt])[0] + int(settings["max_tokens"])
+        for attempt in range(self.attempts):
+            self._pace.wait(tokens)
+            wait: float | None = None
+            try:
+                return _checked(self._ask(prompt, settings))
+            except openai.APIStatusError as error:
+                if error.status_code == 400 and "logprobs" in settings and "logprob" in str(error).lower():
+                    settings = {key: value for key, value in settings.items() if "logprobs" not in key}
+                    continue
+                if error.status_code < 500 and error.status_code not in RETRIED:
+                    raise EngineError(
+                        f"{name}: {self.model} refuses it ({one_line(error)}); mend it and start again"
+                    ) from error
+                failure, wait = one_line(error), _asked_wait(error.response.headers)
+            except (openai.APIError, ValueError) as error:  # time-outs, cut connections, answers that are no JSON
+                failure = f"{type(error).__name__}: {one_line(error)}"
+            if attempt + 1 < self.attempts:
+                time.sleep(random.uniform(0.5, 1) * self.backoff_s * 2**attempt if wait is None else wait)
+        raise EngineError(
+            f"{name}: no usable answer from {self.model} in {self.attempts} tries; the last failure was {failure}; "
+            "start again later (a CachedEngine keeps what is done), with lower limits or more attempts"
+        )
+
+    def _ask(self, prompt: Conversation, settings: Mapping[str, Any]) -> ChatCompletion:
+        messages: Any = [{"role": turn["role"], "content": turn["content"]} for turn in prompt]
+        answer: ChatCompletion = self._client.chat.completions.create(model=self.model, messages=messages, **settings)
+        return answer
+
+    @cached_property
+    def _client(self) -> openai.OpenAI:
+        try:
+            import openai
+        except ImportError as error:
+            raise DataError("OpenAIEngine needs the openai client; run: pip install 'weakpref[openai]'") from error
+        return openai.OpenAI(api_key=self.api_key, base_url=self.base_url, timeout=self.timeout_s, max_retries=0)
+
+    def _side_by_side(self, ask: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
+        """Return ask(item) for each item, in order, `concurrency` at once; after a failure no further one is begun."""
+        _ = self._client  # made once, before the threads
+        with ThreadPoolExecutor(self.concurrency) as pool:
+            futures = [pool.submit(ask, item) for item in items]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+class Pace:
+    """Lets requests through evenly, at most so many, and so many tokens, a minute."""
+
+    def __init__(self, requests_per_minute: float, tokens_per_minute: float) -> None:
+        self.requests_per_minute, self.tokens_per_minute = requests_per_minute, tokens_per_minute
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    def wait(self, tokens: int) -> None:
+        """Wait for the turn of a request of so many tokens."""
+        gap = 60 * max(1 / self.requests_per_minute, tokens / self.tokens_per_minute)
+        with self._lock:
+            turn = max(self._next, time.monotonic())
+            self._next = turn + gap
+        time.sleep(max(0.0, turn - time.monotonic()))
+
+
+def first_token_scores(top: Mapping[str, float], choices: Sequence[str]) -> FloatArray:
+    """Return log-probabilities (k,) of choices, from those of the likeliest first tokens; exact spelling goes first.
+
+    A token that starts several choices counts for none. A choice that is not there gets the least of them all; if none
+    is there, all get the same.
+
+    >>> first_token_scores({"A": -0.1, " A": -3.0, "B": -2.5}, ["A", "B", "C"]).tolist()
+    [-0.1, -2.5, -3.0]
+    """
+    found = [math.nan] * len(choices)
+    for spelling in (lambda token: token, str.strip):
+        for token, log_p in top.items():
+            start = spelling(token)
+            meant = [i for i, choice in enumerate(choices) if start and choice.startswith(start)]
+            if len(meant) == 1 and math.isnan(found[meant[0]]):
+                found[meant[0]] = log_p
+    if all(map(math.isnan, found)):
+        return np.zeros(len(choices))
+    least = min(top.values())
+    return np.array([least if math.isnan(log_p) else log_p for log_p in found])
+
+
+def _settings(prompt: Conversation, sampling: Sampling, number: int) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sample_seed(prompt, sampling, number),
+    }
+    return settings | ({"stop": list(sampling.stop)} if sampling.stop else {})
+
+
+def _checked(answer: Any) -> ChatCompletion:
+    """Return the answer; the client passes on any JSON it gets. Raises ValueError where there is no text in it."""
+    choices = getattr(answer, "choices", None)
+    if not choices:
+        raise ValueError("an answer without choices")
+    if getattr(getattr(choices[0], "message", None), "content", None) is None:
+        raise ValueError("a choice without text")
+    checked: ChatCompletion = answer
+    return checked
+
+
+def _completion(answer: ChatCompletion) -> Completion:
+    choice = answer.choices[0]
+    tokens = (choice.logprobs.content if choice.logprobs else None) or []
+    n_tokens = answer.usage.completion_tokens if answer.usage else len(tokens)
+    log_prob = sum(token.logprob for token in tokens) if tokens else math.nan
+    return Completion(
+        choice.message.content or "", n_tokens, log_prob, "length" if choice.finish_reason == "length" else "stop"
+    )
+
+
+def _asked_wait(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds a server asks to wait, at most a minute; None where it names none."""
+    try:
+        return min(max(float(headers.get("retry-after", "")), 0.0), LONGEST_WAIT_S)
+    except ValueError:
+        return None

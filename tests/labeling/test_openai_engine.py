@@ -1,0 +1,271 @@
+"""The HTTP engine against a server that misbehaves on purpose, on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import openai  # noqa: F401  (slow to import: not on the first test's time)
+import pytest
+
+from labeling.errors import DataError
+from labeling.llm import Engine, EngineError, Sampling, renormalised
+from labeling.openai_engine import OpenAIEngine, Pace, first_token_scores
+
+PROMPTS = [[{"role": "user", "content": f"Question {i}?"}] for i in range(12)]
+TOP = {"A": -0.2, "B": -2.0, " A": -4.0, "The": -5.0}
+Answer = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]
+
+
+@dataclass
+class Script:
+    """What the server does: the listed answers to the first requests, then always the last."""
+
+    answers: list[Answer]
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    began: list[float] = field(default_factory=list)
+    pause_s: float = 0.0
+    """Before every answer; the requests under way are counted in it."""
+    under_way: int = 0
+    most_under_way: int = 0
+    lock: Any = field(default_factory=threading.Lock)
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, body: bytes, **headers: str) -> None:
+    handler.send_response(status)
+    for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def completion(text: str | None, tops: list[dict[str, float]] | None = None) -> bytes:
+    token = [
+        {
+            "token": next(iter(top)),
+            "logprob": next(iter(top.values())),
+            "bytes": None,
+            "top_logprobs": [{"token": t, "logprob": p, "bytes": None} for t, p in top.items()],
+        }
+        for top in tops or []
+    ]
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    choice["logprobs"] = {"content": token} if tops else None
+    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+    body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+    return json.dumps(body).encode()
+
+
+def good(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+    send(handler, 200, completion("re: " + request["messages"][-1]["content"], [TOP, {"!": -0.5}]))
+
+
+def without_log_probs(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+    """Says B three times of four."""
+    send(handler, 200, completion("A." if request.get("seed", 0) % 4 == 0 else " B"))
+
+
+def refuses_log_probs(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+    if "logprobs" in request:
+        send(handler, 400, b'{"error": {"message": "logprobs are not supported by this model"}}')
+    else:
+        without_log_probs(handler, request)
+
+
+def status(code: int, **headers: str) -> Answer:
+    return lambda handler, request: send(handler, code, b'{"error": {"message": "on purpose"}}', **headers)
+
+
+def hang(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+    time.sleep(30)
+
+
+def cut(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", "5000")
+    handler.end_headers()
+    handler.wfile.write(b'{"id": "x", "cho')
+    handler.wfile.flush()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def body(content: bytes) -> Answer:
+    return lambda handler, request: send(handler, 200, content)
+
+
+FAILURES = {
+    "429": status(429),
+    "500": status(500),
+    "503": status(503),
+    "hang": hang,
+    "cut connection": cut,
+    "no JSON": body(b"<html>busy</html>"),
+    "half JSON": body(b'{"choices": [{"mess'),
+    "a list": body(b"[1]"),
+    "no choices": body(b'{"id": "x", "choices": []}'),
+    "empty choice": body(b'{"id": "x", "choices": [{}]}'),
+    "no text": body(completion(None)),
+}
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., tuple[OpenAIEngine, Script]]]:
+    servers = []
+
+    def begin(*answers: Answer, **settings: Any) -> tuple[OpenAIEngine, Script]:
+        script = Script(list(answers))
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with script.lock:
+                    script.requests.append(request)
+                    script.began.append(time.monotonic())
+                    answer = script.answers.pop(0) if len(script.answers) > 1 else script.answers[0]
+                    script.under_way += 1
+                    script.most_under_way = max(script.most_under_way, script.under_way)
+                time.sleep(script.pause_s)
+                with script.lock:
+                    script.under_way -= 1
+                with contextlib.suppress(OSError):  # the client has hung up
+                    answer(self, request)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        defaults: dict[str, Any] = {"backoff_s": 0.01, "timeout_s": 10.0, "attempts": 3, "concurrency": 4}
+        return OpenAIEngine("m", url, "no key", **(defaults | settings)), script
+
+    yield begin
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_it_is_an_engine_and_answers_come_back_in_order(serve: Any) -> None:
+    engine, script = serve(good)
+    checked: Engine = engine
+    found = checked.generate(PROMPTS, Sampling(n=2, temperature=0.7, top_p=0.9, max_tokens=5, stop=("x",), seed=3))
+    assert [[c.text for c in row] for row in found] == [[f"re: Question {i}?"] * 2 for i in range(12)]
+    assert found[0][0].log_prob == pytest.approx(-0.7)
+    assert (found[0][0].n_tokens, found[0][0].finish_reason) == (3, "stop")
+    assert len({request["seed"] for request in script.requests}) == 24
+    sent = script.requests[0]
+    assert [sent[name] for name in ("model", "temperature", "top_p", "max_tokens", "stop")] == ["m", 0.7, 0.9, 5, ["x"]]
+
+
+def test_choices_are_scored_by_the_first_tokens_log_probabilities(serve: Any) -> None:
+    engine, script = serve(good)
+    found = engine.choose(PROMPTS, ["A", "B", "C"])
+    np.testing.assert_allclose(found, renormalised(np.array([[-0.2, -2.0, -5.0]] * 12)))
+    assert {(request["max_tokens"], request["top_logprobs"]) for request in script.requests} == {(1, 20)}
+    assert engine.choose([], ["A", "B"]).shape == (0, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", [without_log_probs, refuses_log_probs])
+def test_without_log_probabilities_shares_of_sampled_answers_count(serve: Any, server: Answer) -> None:
+    engine, script = serve(server, verdicts=200)
+    p_a, p_b = np.exp(engine.choose(PROMPTS[:1], ["A", "B"])[0])
+    says_a = sum(request["seed"] % 4 == 0 for request in script.requests if "seed" in request)
+    assert sum("seed" in request for request in script.requests) == 200
+    assert p_a == pytest.approx((says_a + 0.5) / 201)
+    assert 0.15 < p_a < 0.35
+    assert p_a + p_b == pytest.approx(1)
+
+
+def test_texts_come_without_log_probabilities_where_the_server_refuses_them(serve: Any) -> None:
+    engine, _ = serve(refuses_log_probs)
+    found = engine.generate(PROMPTS[:1], Sampling())[0][0]
+    assert math.isnan(found.log_prob)
+    assert found.n_tokens == 3
+
+
+@pytest.mark.parametrize("failure", [pytest.param(f, marks=[pytest.mark.slow] * (f == "hang")) for f in FAILURES])
+def test_a_failure_that_passes_is_asked_again(serve: Any, failure: str) -> None:
+    engine, script = serve(FAILURES[failure], FAILURES[failure], good, timeout_s=0.3 if failure == "hang" else 10)
+    assert engine.generate(PROMPTS[:1], Sampling())[0][0].text == "re: Question 0?"
+    assert len(script.requests) == 3
+    assert script.began[2] - script.began[0] < 5  # a server that hangs is not waited for
+
+
+@pytest.mark.parametrize("failure", [pytest.param(f, marks=[pytest.mark.slow] * (f == "hang")) for f in FAILURES])
+def test_a_failure_that_stays_names_the_request(serve: Any, failure: str) -> None:
+    engine, script = serve(FAILURES[failure], timeout_s=0.2 if failure == "hang" else 10)
+    with pytest.raises(EngineError, match=r"prompt 0: no usable answer from m in 3 tries; the last failure was \w+"):
+        engine.choose(PROMPTS[:1], ["A", "B"])
+    assert len(script.requests) == 3
+
+
+def test_a_request_the_server_refuses_is_not_asked_again(serve: Any) -> None:
+    engine, script = serve(status(401))
+    with pytest.raises(EngineError, match=r"prompt 0, sample 0: m refuses it \(.*401.*on purpose"):
+        engine.generate(PROMPTS[:1], Sampling())
+    assert len(script.requests) == 1
+
+
+def test_after_a_failure_for_good_no_further_request_is_begun(serve: Any) -> None:
+    engine, script = serve(status(401), good, concurrency=2)
+    script.pause_s = 0.05
+    with pytest.raises(EngineError, match="prompt"):
+        engine.generate(PROMPTS, Sampling())
+    assert len(script.requests) < 6
+
+
+@pytest.mark.slow
+def test_pauses_grow_and_a_pause_the_server_asks_for_is_kept(serve: Any) -> None:
+    engine, script = serve(status(500), backoff_s=0.1, attempts=4)
+    with pytest.raises(EngineError):
+        engine.generate(PROMPTS[:1], Sampling())
+    assert (np.diff(script.began) >= [0.05, 0.1, 0.2]).all()
+    engine, script = serve(status(429, Retry_After="0.4"), good)
+    engine.generate(PROMPTS[:1], Sampling())
+    assert 0.4 <= np.diff(script.began)[0] < 2
+
+
+def test_no_more_requests_are_under_way_than_allowed(serve: Any) -> None:
+    engine, script = serve(good, concurrency=3)
+    script.pause_s = 0.03
+    engine.generate(PROMPTS, Sampling())
+    assert script.most_under_way == 3
+
+
+def test_requests_keep_to_the_limits_a_minute(serve: Any) -> None:
+    engine, script = serve(good, requests_per_minute=1200)
+    engine.generate(PROMPTS[:6], Sampling())
+    assert script.began[-1] - script.began[0] >= 0.2
+    pace, began = Pace(math.inf, 60_000), time.monotonic()
+    for tokens in (100, 100, 1):
+        pace.wait(tokens)
+    assert 0.2 <= time.monotonic() - began < 1
+
+
+def test_first_tokens_count_for_the_one_choice_they_start() -> None:
+    assert first_token_scores({" B": -1.0, "A": -2.0}, ["A", "B"]).tolist() == [-2.0, -1.0]
+    assert first_token_scores({"A": -1.0, " A": -0.5, "B": -3.0}, ["A", "B"]).tolist() == [-1.0, -3.0]
+    assert first_token_scores({"Response": -0.1, "No": -3.0}, ["Response A", "Response B"]).tolist() == [0.0, 0.0]
+    assert first_token_scores({"ye": -1.0, "n": -2.0, "": -0.1}, ["yes", "no"]).tolist() == [-1.0, -2.0]
+
+
+@pytest.mark.parametrize("choices", [["A", "A"], ["yes", "yes, it is"]])
+def test_choices_of_which_one_starts_the_other_are_refused(choices: list[str]) -> None:
+    with pytest.raises(DataError, match="is the start of another, or is there twice"):
+        OpenAIEngine("m", api_key="none").choose(PROMPTS, choices)
+
+
+def test_tokens_are_estimated_from_bytes() -> None:
+    assert OpenAIEngine("m").count_tokens([[{"role": "user", "content": "é" * 30}], []]) == [28, 0]
