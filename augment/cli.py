@@ -108,9 +108,13 @@ def fit(
     report: Annotated[
         Path | None, typer.Option(help="Folder for what `label` learned: the model, its voters, plots.")
     ] = None,
+    self_labels: Annotated[
+        str, typer.Option(help="Voters trained on labels of a label model, with commas between: only gold trusts them.")
+    ] = "",
 ) -> None:
     """Merge votes: votes.parquet -> posterior.parquet (pair_id, p_a), anchored on gold where the model reads it."""
-    _say(merging.fit(votes, out, model, report))
+    names = [name.strip() for name in self_labels.split(",") if name.strip()]
+    _say(merging.fit(votes, out, model, report, names))
 
 
 @app.command()

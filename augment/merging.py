@@ -22,19 +22,21 @@ from labeling.files import replacing, sha256, write_json
 from labeling.label_model import LabelModel
 
 
-def fit(path: Path, out: Path, name: str, report: Path | None = None) -> str:
+def fit(path: Path, out: Path, name: str, report: Path | None = None, self_labels: Sequence[str] = ()) -> str:
     """Write the posterior of a label model fitted on a votes file, and a report on it if asked; return what happened.
 
-    Raises DataError for an unknown label model, and for a report on another one than LabelModel.
+    Raises DataError for an unknown label model, and for a report on, or self-labels with, another one than LabelModel.
     """
     _check_models([name])
+    if self_labels and name != "label":
+        raise DataError(f"only the model 'label' can tell self-labels apart, found {name!r}; leave them or --model out")
     if report is not None and name != "label":
         raise DataError(f"only the model 'label' says what it learned, found {name!r}; leave --report or --model out")
     if report is not None and report.exists() and not report.is_dir():
         raise DataError(f"{report} is a file, expected a folder to write the report to; pass another --report")
     check_out(out, path)
     votes, gold = read_votes(path)
-    model = MODELS[name]().fit(votes, gold)
+    model = (LabelModel(self_labels) if self_labels else MODELS[name]()).fit(votes, gold)
     p_a = model.posterior(votes)
     with replacing(out) as part:
         table = pa.table({"pair_id": pa.array(votes.pair_ids.tolist(), pa.string()), "p_a": pa.array(p_a)})

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from labeling.apply import apply
 from labeling.calibration import Calibration
+from labeling.compare import compare
+from labeling.dawid_skene import DawidSkene, OneCoin
 from labeling.errors import (
     DataError,
     GoldError,
@@ -20,10 +22,13 @@ from labeling.errors import (
 )
 from labeling.heuristics import heuristics
 from labeling.label_model import LabelModel
+from labeling.logistic_model import LogisticModel
 from labeling.majority import MajorityVote
+from labeling.noise_aware import NoiseAware
 from labeling.pairs import Pair, Pairs
 from labeling.read import read_pairs
 from labeling.snorkel_model import SnorkelLabelModel
+from labeling.sparse_low_rank import SparseLowRank
 from labeling.split import check_disjoint, gold_sample, split_by_group
 from labeling.summary import summary
 from labeling.voters import labeling_function, scoring_function
@@ -32,15 +37,20 @@ from labeling.votes import Vote, VoteMatrix, read_votes, write_votes
 __all__ = [
     "Calibration",
     "DataError",
+    "DawidSkene",
     "GoldError",
     "GroupLeakError",
     "LabelModel",
     "LayoutError",
+    "LogisticModel",
     "MajorityVote",
+    "NoiseAware",
+    "OneCoin",
     "Pair",
     "Pairs",
     "RowError",
     "SnorkelLabelModel",
+    "SparseLowRank",
     "Vote",
     "VoteMatrix",
     "VoterError",
@@ -49,6 +59,7 @@ __all__ = [
     "WeakprefWarning",
     "apply",
     "check_disjoint",
+    "compare",
     "gold_sample",
     "heuristics",
     "labeling_function",

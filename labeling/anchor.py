@@ -3,7 +3,8 @@
 logit P(A) = c * model + d * share of votes + sum over voters (v_j sign_j + s_j score_j) + intercept. Candidates are
 the consensus as it is, scaled, and corrected by votes or by votes and margins under one of several ridge penalties,
 with the consensus or without it. They are averaged by their marginal likelihood (Bayesian model averaging): few gold
-pairs tell them apart only roughly, and a correction that takes many numbers to say must explain more.
+pairs tell them apart only roughly, and a correction that takes many numbers to say must explain more. A corrected
+consensus is as unsure as its coefficients are.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from labeling.antisymmetric import fit_logistic, log_evidence, sigmoid
+from labeling.antisymmetric import fit_logistic, log_evidence, predictive_factor, sigmoid
 from labeling.folds import group_folds, row_folds
 from labeling.metrics import log_loss
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0)
+PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
 """Candidate ridge penalties on what a voter adds to the consensus, in pairs times squared log-odds."""
 FACTOR_PULL = 2.0
 """Pull of the factors of the consensus towards what they are without gold, and of the intercept towards 0."""
@@ -158,7 +159,8 @@ def _corrected(
         coefficients[used] = w
         contrary = (coefficients != 0) & (_monotone(coefficients, m) == 0)
         if not contrary.any():
-            return coefficients, log_evidence(design[:, used], q, w, centre[used], precision[used])
+            x, pull = design[:, used], precision[used]
+            return predictive_factor(x, w, pull) * coefficients, log_evidence(x, q, w, centre[used], pull)
         used = used[~contrary[used]]
 
 

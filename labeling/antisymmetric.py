@@ -31,8 +31,7 @@ def fit_logistic(x: FloatArray, q: FloatArray, centre: FloatArray, penalty: Floa
     for _ in range(100):
         p = sigmoid(x @ w)
         gradient = x.T @ (p - q) + penalty * (w - centre)
-        hessian = (x.T * (p * (1 - p))) @ x + np.diag(penalty)
-        step = np.linalg.solve(hessian, gradient)
+        step = np.linalg.solve(_curvature(x, w, penalty), gradient)
         scale = 1.0
         while (trial := _loss(x, q, w - scale * step, centre, penalty)) > loss and scale > 1e-6:
             scale /= 2
@@ -48,10 +47,23 @@ def log_evidence(x: FloatArray, q: FloatArray, w: FloatArray, centre: FloatArray
 
     The penalty is a normal prior of mean `centre` and precision `penalty` (MacKay 1992, Neural Computation 4:720).
     """
-    p = sigmoid(x @ w)
-    hessian = (x.T * (p * (1 - p))) @ x + np.diag(penalty)
-    occam = (np.log(penalty).sum() - np.linalg.slogdet(hessian)[1]) / 2
+    occam = (np.log(penalty).sum() - np.linalg.slogdet(_curvature(x, w, penalty))[1]) / 2
     return float(occam - _loss(x, q, w, centre, penalty))
+
+
+def predictive_factor(x: FloatArray, w: FloatArray, penalty: FloatArray) -> float:
+    """Return by what the logits x w shrink, in (0, 1], once it is allowed for that w is known only roughly.
+
+    1 / sqrt(1 + pi / 8 v), v the mean over rows of the variance of x w under the normal posterior of w (MacKay 1992).
+    """
+    variance = np.einsum("ij,ji->i", x, np.linalg.solve(_curvature(x, w, penalty), x.T))
+    return float(1 / np.sqrt(1 + np.pi / 8 * variance.mean()))
+
+
+def _curvature(x: FloatArray, w: FloatArray, penalty: FloatArray) -> FloatArray:
+    p = sigmoid(x @ w)
+    curvature: FloatArray = (x.T * (p * (1 - p))) @ x + np.diag(penalty)
+    return curvature
 
 
 def _loss(x: FloatArray, q: FloatArray, w: FloatArray, centre: FloatArray, penalty: FloatArray) -> float:

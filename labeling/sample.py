@@ -83,7 +83,12 @@ class Collector:
             return NOTHING if self._rows is None else _sorted(self._rows)
         if self._rows is None:
             return _unfolded(oriented(self._patterns)).thinned(MAX_ROWS)
-        return _sorted(_joined(_unfolded(self._patterns).thinned(MAX_ROWS), self._rows))
+        bare = _unfolded(self._patterns)
+        kept = bare.thinned(MAX_ROWS)
+        shares = kept.counts.sum() / bare.counts.sum(), self._rows.counts.sum() / self._n
+        parts = zip((kept, self._rows), shares, strict=True)  # so that each stands for its share of all pairs
+        first, second = (replace(part, counts=part.counts * (min(shares) / share)) for part, share in parts)
+        return _sorted(_joined(first, second))
 
 
 def _unfolded(patterns: Patterns) -> Sample:

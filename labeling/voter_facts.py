@@ -66,8 +66,10 @@ def _assumption(consensus: Consensus, calibration: Calibration | None, max_logit
         f"never surer than {1 / (1 + np.exp(-max_logit)):.3f} (agreement is explained up to {consensus.misfit:.3f})"
     )
     if calibration is None:
+        blocks = () if isinstance(consensus.model, SharedFactor) else consensus.model.structure.blocks
+        turned = "votes fit as well if the copies are right and the others repeat a source; " if blocks else ""
         return (
             "without cross-fitted gold: voters are right more often than wrong, copies counting as one voter, and no "
-            f"error is shared by all; {surest}"
+            f"error is shared by all; {turned}{surest}"
         )
     return f"anchored on {calibration.n_gold} gold pairs, which stand for the pairs to be labelled; {surest}"

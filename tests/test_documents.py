@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import re
@@ -17,12 +18,24 @@ def blocks(text, language):
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
+def run_blocks(name, folder, monkeypatch):
+    (folder / "data").symlink_to(ROOT / "data")
+    monkeypatch.chdir(folder)
+    source = "\n".join(blocks((ROOT / name).read_text(encoding="utf-8"), "python"))
+    said = {"__name__": "document"}
+    exec(compile(source, name, "exec"), said)
+    return said
+
+
+def benchmark(name, monkeypatch):
+    """The module of a script under benchmarks/, which may import its neighbours."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module(name)
+
+
 @pytest.mark.slow
 def test_the_readmes_python_runs_from_top_to_bottom(tmp_path, monkeypatch):
-    (tmp_path / "data").symlink_to(ROOT / "data")
-    monkeypatch.chdir(tmp_path)
-    source = "\n".join(blocks(README, "python"))
-    exec(compile(source, "README.md", "exec"), {"__name__": "readme"})
+    run_blocks("README.md", tmp_path, monkeypatch)
     assert (tmp_path / "augmented" / "data" / "train-00000-of-00001.parquet").is_file()
     assert (tmp_path / "runs" / "rm0" / "model.safetensors").is_file()
 
@@ -33,12 +46,59 @@ def test_the_readme_starts_with_the_two_commands():
 
 
 @pytest.mark.parametrize("data", ["ukp_convincing", "hh_harmless", "quickstart"])
-def test_the_readmes_result_tables_are_the_committed_figures(data):
+def test_the_readmes_result_tables_are_the_committed_figures(data, monkeypatch):
     path = ROOT / "data" / "bench" / f"demo_{data}.json"
-    spec = importlib.util.spec_from_file_location("demo_tables", ROOT / "benchmarks" / "demo_tables.py")
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
+    tables = benchmark("demo_tables", monkeypatch)
     assert tables.table(json.loads(path.read_text(encoding="utf-8"))) in README
+
+
+@pytest.mark.slow
+def test_the_python_on_label_models_runs_and_shows_what_it_says(tmp_path, monkeypatch):
+    said = run_blocks("docs/label_models.md", tmp_path, monkeypatch)
+    assert (said["from_batches"].posterior(said["votes"]) == said["p_a"]).all()
+    assert (said["from_file"].posterior(said["votes"]) == said["p_a"]).all()
+    assert {path.name for path in tmp_path.glob("*.png")} == {"evidence.png", "dependence.png", "reliability.png"}
+    without_gold, with_gold = said["losses"]
+    assert without_gold > 1 > 0.5 > with_gold
+
+
+def test_the_tables_on_label_models_are_the_committed_figures(monkeypatch):
+    text = (ROOT / "docs" / "label_models.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"<!-- table:([\w-]+) -->\n(.*?)\n<!-- /table -->", text, flags=re.DOTALL))
+    made = benchmark("label_tables", monkeypatch).tables()
+    assert shown.keys() == {"no-gold-m10", "200-gold-m10", "no-gold-m25", "200-gold-m25", "real", "cost"}
+    for name, table in shown.items():
+        expected = made.get(name, "(not measured yet)")
+        assert table == expected, f"table {name}: run python benchmarks/label_tables.py docs/label_models.md"
+
+
+def test_the_numbers_fixed_by_hand_are_those_of_the_code():
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)\.([A-Z_]+)` \| (.+?) \|", text, flags=re.MULTILINE)
+    assert len(rows) > 20
+    for module, name, value in rows:
+        assert getattr(importlib.import_module(module), name) == ast.literal_eval(value), f"{module}.{name}"
+
+
+@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "docs/label_models.md", "docs/methods.md"])
+def test_links_between_documents_lead_somewhere(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert ((ROOT / document).parent / target).is_file(), f"{document} links to {target}"
+
+
+def test_the_shell_lines_on_label_models_name_commands_and_options_there_are(monkeypatch, capsys):
+    from augment.cli import main
+
+    text = (ROOT / "docs" / "label_models.md").read_text(encoding="utf-8")
+    lines = [line for block in blocks(text, "sh") for line in block.splitlines() if line.startswith("weakpref ")]
+    assert len(lines) == 3
+    monkeypatch.setenv("COLUMNS", "200")
+    for line in lines:
+        command, *options = line.split("#")[0].split()[1:]
+        main([command, "--help"])
+        helped = capsys.readouterr().out.split()
+        assert all(option in helped for option in options if option.startswith("-")), line
 
 
 def test_the_readmes_tree_names_every_module():

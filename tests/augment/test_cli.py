@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -99,6 +100,15 @@ def test_every_label_model_can_be_fitted(folder, capsys, model):
     assert main(["fit", "votes.parquet", "--model", model, "-o", "posterior.parquet"]) == 0
     p_a = pq.read_table("posterior.parquet")["p_a"].to_numpy()
     assert ((p_a >= 0) & (p_a <= 1)).all()
+
+
+def test_a_voter_named_a_self_label_is_not_listened_to_without_gold(folder):
+    main(["label", str(write_pairs(folder / "pairs.parquet", labelled=0)), "-o", "votes.parquet"])
+    main(["fit", "votes.parquet", "-o", "all.parquet", "--report", "all"])
+    main(["fit", "votes.parquet", "-o", "most.parquet", "--report", "most", "--self-labels", "length, questions"])
+    weights = pd.read_csv("most/voters.csv", index_col=0)["weight"]
+    assert (weights[["length", "questions"]] == 0).all()
+    assert pd.read_csv("all/voters.csv", index_col=0)["weight"]["length"] != 0
 
 
 def voted(folder, **fields):
@@ -214,6 +224,8 @@ def test_a_pair_is_explained_by_the_saved_model(folder, capsys):
         (["--model", "majority", "--report", "report"], "only the model 'label' says what it learned"),
         (["--model", "best"], "label model 'best' is unknown; there are label, snorkel, majority"),
         (["--report", "pairs.parquet"], "pairs.parquet is a file, expected a folder"),
+        (["--model", "one-coin", "--self-labels", "length"], "only the model 'label' can tell self-labels apart"),
+        (["--self-labels", "nobody"], "self_labels names nobody, but the voters are"),
     ],
 )
 def test_a_fit_that_cannot_be_made_writes_nothing(folder, capsys, arguments, words):

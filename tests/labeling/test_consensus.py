@@ -1,4 +1,4 @@
-"""The consensus: which voters copy, what confounds margins, what is left unexplained, who leans, and how far to trust."""
+"""The consensus: which voters copy or lean, what confounds margins, what stays unexplained, and how far to trust."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from labeling.metrics import log_loss
 from labeling.misfit import misfit, unexplained
 from labeling.sample import Sample
 from labeling.shared_factor import SharedFactor, fit_shared_factor, improved
-from labeling.structure_search import N_STRENGTHS, best_latent_class, vote_table
+from labeling.structure_search import N_STRENGTHS, vote_table
 from labeling.vote_rows import VoteRows
 from labeling.voter_facts import FEW_VOTES, in_words, voter_facts
 
@@ -92,6 +92,7 @@ def test_voters_that_err_independently_are_never_taken_for_copies(seed, coverage
     signs, _ = coins(TEN, seed=seed)
     signs[np.random.default_rng(seed).random(signs.shape) >= coverage] = 0
     consensus = learn_consensus(rows_of(signs))
+    assert candidate_blocks(signs.astype(float), np.ones(len(signs))) == []
     assert consensus.model.structure == Structure(10)
     assert consensus.trust > 0.9
 
@@ -248,13 +249,15 @@ MODELS = {
     "difficulty": (Structure(4, varied=True), [0.5, 1.0, -0.3, 1.5, -0.5]),
     "copies and difficulty": (Structure(4, blocks=((0, 1),), varied=True), [2.0, 1.5, 0.7, 1.0, 0.8, -0.5]),
     "lean": (Structure(4, biased=(0, 2), uneven=True), [0.5, 1.0, 0.8, 1.5, 0.7, -0.9, 0.6]),
-    "copies that lean": (Structure(4, blocks=((0, 1),), biased=(0, 2), uneven=True), [2, 1.5, 0.7, 1, 0.8, 0.7, -0.9, 1]),
+    "copies that lean": (
+        Structure(4, blocks=((0, 1),), biased=(0, 2), uneven=True), [2.0, 1.5, 0.7, 1.0, 0.8, 0.7, -0.9, 1.0],
+    ),
     "strengths": (Structure(4, sloped=(0, 3), varied=True), [0.5, 1.0, 0.8, 0.3, 0.6, 0.4, -0.5]),
 }  # fmt: skip
 
 
 def all_rows(model, n):
-    """Every row there can be, each as often as the model expects among n: two voters full, two that abstain at times."""
+    """Every row there can be, each as often as the model expects among n; the last two voters abstain at times."""
     signs = np.array(list(product((1, -1), (1, -1), (1, -1, 0), (1, -1, 0))), np.int8)
     parts = []
     for strength in (0.5, 2.0):
@@ -344,8 +347,16 @@ def test_votes_without_side_are_learned_from_without_side():
     np.testing.assert_array_equal(consensus.log_odds(-signs, None), [-x for x in consensus.log_odds(signs, None)])
 
 
+def test_which_response_of_single_pairs_comes_first_changes_nothing_where_no_side_is_told_apart():
+    signs, _ = coins([0.7] * 6)
+    turned = signs * np.random.default_rng(1).choice(np.int8([-1, 1]), (10_000, 1))
+    one, other = (learn_consensus(rows_of(x)) for x in (signs, turned))
+    assert np.array_equal(one.model.vector, other.model.vector)
+    assert one.misfit == pytest.approx(other.misfit)
+
+
 def test_the_silence_of_a_one_sided_voter_is_read_as_the_other_answer():
-    signs, y = coins([0.7] * 6)
+    signs, _ = coins([0.7] * 6)
     signs[:, 0] = np.where(signs[:, 0] > 0, 1, 0)
     signs[:, 1] = np.where(signs[:, 1] < 0, -1, 0)
     signs[:, 2] = np.where(np.random.default_rng(0).random(10_000) < 0.5, signs[:, 2], 0)

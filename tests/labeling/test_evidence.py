@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from labeling.antisymmetric import bounded, fit_logistic, log_evidence, sigmoid
+from labeling.antisymmetric import bounded, fit_logistic, log_evidence, predictive_factor, sigmoid
 from labeling.evidence import fit_curve
 from labeling.folds import group_folds, row_folds
 
@@ -67,6 +67,20 @@ def test_the_evidence_of_a_logistic_is_its_integrated_likelihood():
     prior = np.sqrt(penalty / (2 * np.pi)) * np.exp(-penalty * (grid - centre) ** 2 / 2)
     exact = np.log((np.exp(log_p) * prior).sum() * (grid[1] - grid[0]))
     assert log_evidence(x, q, w, centre, penalty) == pytest.approx(exact, abs=0.01)
+
+
+def test_shrunk_logits_are_the_mean_of_the_probabilities_that_the_coefficients_may_give():
+    rng = np.random.default_rng(0)
+    x, penalty = rng.normal(size=(200, 3)), np.full(3, 0.5)
+    q = (rng.random(200) < sigmoid(x @ [0.5, -0.5, 0.2])).astype(float)
+    few = x[:12] * np.sign(x[:12, :1])
+    w = fit_logistic(few, np.ones(12), np.zeros(3), penalty)
+    p = sigmoid(few @ w)
+    spread = np.linalg.cholesky(np.linalg.inv((few.T * (p * (1 - p))) @ few + np.diag(penalty)))
+    mean = sigmoid(few @ (w[:, None] + spread @ rng.normal(size=(3, 20_000)))).mean(axis=1)
+    shrunk = sigmoid(predictive_factor(few, w, penalty) * (few @ w))
+    assert abs(shrunk.mean() - mean.mean()) < 0.01 < 0.03 < abs(p.mean() - mean.mean())
+    assert predictive_factor(x, fit_logistic(x, q, np.zeros(3), penalty), penalty) > 0.97
 
 
 def test_the_logistic_agrees_with_scikit_learn():

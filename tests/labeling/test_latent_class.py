@@ -21,7 +21,7 @@ STRUCTURES = {
     "two blocks": Structure(M, blocks=((0, 2), (3, 4)), varied=True),
     "strengths": Structure(M, sloped=(1, 3)),
     "lean": Structure(M, biased=(0, 4), uneven=True),
-    "all": Structure(M, blocks=((1, 2),), varied=True, sloped=(0, 2, 4), biased=(1, 3), uneven=True),
+    "all": Structure(M, blocks=((1, 2),), varied=True, sloped=(0, 2, 4), biased=(0, 3), uneven=True),
 }
 every_structure = pytest.mark.parametrize("structure", STRUCTURES.values(), ids=STRUCTURES.keys())
 

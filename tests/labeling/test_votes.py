@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from labeling.errors import VotesError
-from labeling.votes import VoteMatrix, read_votes, write_votes
+from labeling.votes import VoteMatrix, read_votes, read_votes_in_batches, write_votes
 
 VOTES = np.array([[0, -1], [1, 1], [-1, 0]], dtype=np.int8)
 MARGINS = np.array([[0.5, np.nan], [-2.0, np.nan], [0.0, np.nan]], dtype=np.float32)
@@ -109,6 +111,92 @@ def test_what_is_written_is_read_again(tmp_path: Path, gold: Any, groups: Any) -
     assert_same(votes, written)
     np.testing.assert_array_equal(labels, gold)
     assert not votes.votes.flags.writeable or votes.votes.flags.c_contiguous
+
+
+def bare(n: int = 100, m: int = 3) -> VoteMatrix:
+    votes = np.random.default_rng(0).integers(-1, 2, (n, m)).astype(np.int8)
+    return VoteMatrix.of(votes, [f"v{j}" for j in range(m)])
+
+
+def test_a_matrix_of_votes_alone_takes_no_more_memory_than_they_do() -> None:
+    tracemalloc.start()
+    votes = np.zeros((500_000, 4), np.int8)
+    before = tracemalloc.get_traced_memory()[0]
+    matrix = VoteMatrix.of(votes, "abcd")
+    assert not matrix.has_margins
+    after, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.shares_memory(matrix.votes, votes)
+    assert after - before < 10_000
+    assert peak - before < 2_000_000
+
+
+def test_a_matrix_of_votes_alone_is_as_one_without_margins_or_ids() -> None:
+    plain, n = bare(), 100
+    whole = VoteMatrix(plain.votes, np.full((n, 3), np.nan, np.float32), ("v0", "v1", "v2"), np.full(n, ""))
+    assert plain.names == whole.names
+    for one, other in (
+        (plain, whole),
+        (plain.take([4, 2, 2]), whole.take([4, 2, 2])),
+        (plain.take(plain.votes[:, 0] >= 0), whole.take(plain.votes[:, 0] >= 0)),
+        (plain.select(["v2", "v0"]), whole.select(["v2", "v0"])),
+        (plain.swap(), whole.swap()),
+        (plain.take(np.array([], int)), whole.take(np.array([], int))),
+    ):
+        assert (one.groups, one.has_margins, other.has_margins) == (None, False, False)
+        assert one.names == other.names
+        for name in ("votes", "margins", "pair_ids", "signs"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_a_matrix_of_votes_alone_is_checked_too() -> None:
+    with pytest.raises(VotesError, match=r"votes must be 0 \(A\), 1 \(B\)"):
+        VoteMatrix.of(np.int8([[0, 2]]), "xy")
+    with pytest.raises(VotesError, match="expected \\(1, 3\\)"):
+        VoteMatrix.of(np.int8([[0, 1]]), "xyz")
+
+
+@pytest.mark.parametrize("row", [0, 70_000, 199_999])
+def test_one_margin_anywhere_is_a_margin(row: int) -> None:
+    margins = np.full((200_000, 1), np.nan, np.float32)
+    votes, ids = np.zeros((200_000, 1), np.int8), np.broadcast_to(np.str_(""), 200_000)
+    assert not VoteMatrix(votes, margins, ("x",), ids).has_margins
+    margins[row] = 0.0
+    assert VoteMatrix(votes, margins, ("x",), ids).has_margins
+    margins[row] = -np.inf
+    with pytest.raises(VotesError, match="margins must be finite or NaN"):
+        VoteMatrix(votes, margins, ("x",), ids)
+
+
+def test_margins_that_are_one_number_throughout_are_margins() -> None:
+    margins = np.broadcast_to(np.float32(1.5), (3, 2))
+    assert matrix(margins=margins).has_margins
+    assert matrix(margins=margins).take([1]).has_margins
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 100])
+@pytest.mark.parametrize("gold", [None, [1.0, np.nan, 0.5]])
+def test_a_file_read_in_batches_is_the_file(tmp_path: Path, rows: int, gold: Any) -> None:
+    written = matrix(errors={"y": 2})
+    write_votes(tmp_path / "votes.parquet", written, gold)
+    parts = list(read_votes_in_batches(tmp_path / "votes.parquet", rows))
+    assert [len(votes) for votes, _ in parts] == [min(rows, 3 - start) for start in range(0, 3, rows)]
+    start = 0
+    for votes, labels in parts:
+        at = np.arange(start, start + len(votes))
+        assert_same(votes, replace(written.take(at), errors={"y": 2}))
+        np.testing.assert_array_equal(labels, None if gold is None else np.array(gold)[at])
+        start += len(votes)
+
+
+def test_reading_in_batches_what_is_no_votes_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(VotesError, match=r"votes.parquet does not exist"):
+        next(read_votes_in_batches(tmp_path / "votes.parquet"))
+    pq.write_table(pa.table({"pair_id": ["p"] * 5, "v:x": [0, 1, -1, 0, 3]}), tmp_path / "votes.parquet")
+    batches = read_votes_in_batches(tmp_path / "votes.parquet", 2)
+    assert [len(next(batches)[0]) for _ in range(2)] == [2, 2]
+    with pytest.raises(VotesError, match=r"column v:x of .* holds other values"):
+        next(batches)
 
 
 def test_the_columns_are_named_by_voter_and_absent_margins_left_out(tmp_path: Path) -> None:
