@@ -13,8 +13,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from augment import commands, judging, merging
+from augment import commands, generation_commands, judging, merging
+from augment.pair_candidates import Pairing
 from labeling.errors import WeakprefError, WeakprefWarning
+from labeling.llm import Sampling
 
 app = typer.Typer(
     name="weakpref",
@@ -41,6 +43,16 @@ class Kind(enum.StrEnum):
     RUBRIC = "rubric"
 
 
+class Scheme(enum.StrEnum):
+    """Which candidates of a prompt make a pair."""
+
+    BEST_WORST = "best-worst"
+    LENGTH_CONTROLLED = "length-controlled"
+    ALL = "all"
+    RANDOM = "random"
+    TWO_MODELS = "two-models"
+
+
 USAGE_ERROR: Any = typer.BadParameter.__base__
 """What typer raises for arguments it cannot use; it exports only this subclass."""
 
@@ -52,6 +64,52 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write; an earli
 Layout = Annotated[str | None, typer.Option(help="Layout of the file, where its columns fit two.")]
 Drop = Annotated[bool, typer.Option("--drop-bad-rows", help="Leave unusable rows out, counted, instead of stopping.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Cache = Annotated[Path | None, typer.Option(help="File to keep answers in: a stopped run goes on from it.")]
+Dtype = Annotated[str, typer.Option(help="Numbers the model computes with: float32, bfloat16, float16.")]
+Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda.")]
+
+
+@app.command()
+def generate(
+    prompts: Annotated[str, typer.Argument(help="File with a column prompt: texts or conversations.")],
+    out: Out,
+    model: Annotated[str, typer.Option(help="smollm2 (small, packaged), or a causal language model: folder, hub id.")],
+    n: Annotated[int, typer.Option("-n", help="Responses to each prompt.")] = 4,
+    temperature: Annotated[float, typer.Option(help="0: the likeliest response.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that make up this share.")] = 0.9,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of a response.")] = 256,
+    similar: Annotated[
+        float | None, typer.Option(help="Leave out prompts this similar (0 to 1) to an earlier one.")
+    ] = None,
+    held_out: Annotated[Path | None, typer.Option(help="Prompts of an evaluation, not to be overlapped with.")] = None,
+    max_overlap: Annotated[float, typer.Option(help="Most of a prompt's 8-word runs that may be held out.")] = 0.5,
+    cache: Cache = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    seed: Seed = 0,
+) -> None:
+    """Let a language model respond: PROMPTS -> candidates.parquet (several responses to each prompt)."""
+    sampling = Sampling(n, temperature, top_p, max_tokens, seed=seed)
+    prompting = generation_commands.Prompting(similar, held_out, max_overlap)
+    _say(generation_commands.generate(prompts, out, judging.named(model, dtype, device, cache), sampling, prompting))
+
+
+@app.command()
+def pair(
+    candidates: Annotated[list[Path], typer.Argument(help="candidates.parquet of `weakpref generate`, one or more.")],
+    out: Out,
+    scheme: Annotated[Scheme, typer.Option(help="Which candidates of a prompt make a pair.")] = Scheme.ALL,
+    score: Annotated[
+        str | None, typer.Option(help="Column of scores; best-worst and length-controlled need it.")
+    ] = None,
+    min_gap: Annotated[float, typer.Option(help="Leave out pairs whose scores differ by less.")] = 0.0,
+    tier_share: Annotated[float, typer.Option(help="length-controlled: width of a tier, share of the range.")] = 0.2,
+    n: Annotated[int, typer.Option("-n", help="random: pairs a prompt.")] = 1,
+    seed: Seed = 0,
+) -> None:
+    """Make pairs of candidates that answer the same prompt: candidates.parquet -> pairs.parquet, without labels."""
+    how = Pairing(scheme.value, min_gap, tier_share, n, seed)
+    _say(generation_commands.pair(candidates, out, how, score))
 
 
 @app.command()
@@ -83,13 +141,11 @@ def judge(
     criterion: Annotated[str | None, typer.Option(help="What makes a response better (default: built in).")] = None,
     template: Annotated[Path | None, typer.Option(help="Jinja file in place of the built-in prompt.")] = None,
     samples: Annotated[int, typer.Option(help="Grades drawn a response (rubric); 0: by digit probabilities.")] = 3,
-    cache: Annotated[Path | None, typer.Option(help="File to keep answers in: a stopped run goes on from it.")] = None,
+    cache: Cache = None,
     report: Annotated[Path | None, typer.Option(help="JSON file for a report on the judge; also printed.")] = None,
     limit: Annotated[int | None, typer.Option(help="Judge only the first so many pairs.")] = None,
-    dtype: Annotated[
-        str, typer.Option(help="Numbers the model computes with: float32, bfloat16, float16.")
-    ] = "float32",
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda.")] = "cpu",
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     layout: Layout = None,
     drop_bad_rows: Drop = False,
 ) -> None:

@@ -15,11 +15,12 @@ from augment.commands import check_out, write_manifest
 from augment.contamination import contamination
 from augment.generate import generate as generate_candidates
 from augment.generate import read_candidates
+from augment.judging import Model
 from augment.near_duplicates import near_duplicates
 from augment.pair_candidates import Pairing, pair_candidates
 from labeling.errors import DataError
 from labeling.layouts import MESSAGES, TEXT, is_number, plain
-from labeling.llm import Conversation, Engine, Sampling
+from labeling.llm import Conversation, Sampling
 from labeling.pairs import prompt_text
 from labeling.sources import open_source
 
@@ -37,7 +38,7 @@ class Prompting:
 
 
 def generate(
-    path: str, out: Path, engine: Engine, sampling: Sampling, prompting: Prompting, *, progress: bool = False
+    path: str, out: Path, model: Model, sampling: Sampling, prompting: Prompting, *, progress: bool = False
 ) -> str:
     """Write candidates for a file of prompts; return what happened in one line."""
     check_out(out, path)
@@ -53,6 +54,7 @@ def generate(
         overlap = contamination(texts, held_out)
         overlap.check(prompting.max_overlap)
         counts["contamination"] = overlap.report(prompting.max_overlap)
+    engine = model.engine()
     made = generate_candidates(prompts, engine, out, sampling, progress=progress)
     figures = {name: value for name, value in asdict(made).items() if name != "path"}
     inputs = {"prompts": Path(path)} | ({"held_out": prompting.held_out} if prompting.held_out else {})

@@ -25,7 +25,7 @@ PACKAGED = "smollm2"
 
 @dataclass(frozen=True)
 class Model:
-    """Which model judges, and where its answers are kept."""
+    """Which model is asked, and where its answers are kept."""
 
     judge: str | None = None
     """smollm2: the packaged model."""
@@ -46,6 +46,11 @@ class Model:
             self.cache.parent.mkdir(parents=True, exist_ok=True)
         engine = _loaded(self)
         return engine if self.cache is None else CachedEngine(engine, self.cache)
+
+
+def named(model: str, dtype: str, device: str, cache: Path | None) -> Model:
+    """Return the model of a name: `PACKAGED`, or else a folder or hub id."""
+    return Model(model, None, dtype, device, cache) if model == PACKAGED else Model(None, model, dtype, device, cache)
 
 
 @dataclass(frozen=True)

