@@ -91,7 +91,8 @@ def generate(
     """Let a language model respond: PROMPTS -> candidates.parquet (several responses to each prompt)."""
     sampling = Sampling(n, temperature, top_p, max_tokens, seed=seed)
     prompting = generation_commands.Prompting(similar, held_out, max_overlap)
-    _say(generation_commands.generate(prompts, out, judging.named(model, dtype, device, cache), sampling, prompting))
+    load = judging.named(model, dtype, device, cache).engine
+    _say(generation_commands.generate(prompts, out, load, sampling, prompting))
 
 
 @app.command()

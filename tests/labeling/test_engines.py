@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from labeling.chat_tokens import PLAIN_STOP, choice_tokens, cut_at_stop, prompt_tokens
 from labeling.errors import DataError
 from labeling.llm import Engine, Sampling, renormalised, sample_seed
-from labeling.smollm2 import save_smollm2
+from labeling.smollm2 import NAME, smollm2
 from labeling.transformers_engine import TransformersEngine, batches, draw
 
 TEXTS = ("Is fire hot? Answer yes or no.", "Name a colour.", "Which is better, A or B? " * 20, "数 🙂 \0")
@@ -243,11 +244,14 @@ def test_no_prompts_give_no_answers_and_an_empty_one_is_answered(engine: Transfo
 
 
 @pytest.mark.slow
-def test_the_saved_model_answers_like_the_packaged_one(engine: TransformersEngine, tmp_path: Path) -> None:
-    folder = save_smollm2(tmp_path / "smollm2")
-    saved = TransformersEngine.load(folder)
-    np.testing.assert_allclose(saved.choose(PROMPTS, ["A", "B"]), engine.choose(PROMPTS, ["A", "B"]), atol=2e-4)
+def test_the_packaged_model_answers_like_the_saved_one_and_other_weights_have_another_name(
+    engine: TransformersEngine, smollm2_folder: Path, tmp_path: Path
+) -> None:
+    packaged = smollm2()
+    assert packaged.model.startswith(f"{NAME}@")
+    np.testing.assert_allclose(packaged.choose(PROMPTS, ["A", "B"]), engine.choose(PROMPTS, ["A", "B"]), atol=2e-4)
+    folder = shutil.copytree(smollm2_folder, tmp_path / NAME)
     with open(folder / "model.safetensors", "r+b") as file:
         file.seek(-4, 2)
         file.write(b"\0\0\0\1")
-    assert TransformersEngine.load(folder).model != saved.model
+    assert TransformersEngine.load(folder).model != engine.model
