@@ -9,6 +9,7 @@ consensus is as unsure as its coefficients are.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,6 +29,12 @@ FACTOR_PULL = 2.0
 """Pull of the factors of the consensus towards what they are without gold, and of the intercept towards 0."""
 TYPICAL_SCORE = 0.8
 """Mean size of a normal score."""
+UNTOUCHED = (0.2, 0.9)
+"""Probability, before any gold is seen, that the consensus needs no correction: with trust 0, and with trust 1."""
+SCALED = 0.2
+"""Probability, if it needs one, that a factor is all it needs."""
+KEPT = 0.8
+"""Probability, if voters need corrections, that these are added to the consensus; otherwise they take its place."""
 FEW_PAIRS = 500
 """Up to so many gold pairs are cross-fitted in 10 folds, more in 5."""
 
@@ -65,9 +72,13 @@ class GoldRows:
 
     def logits(self, anchor: Anchor) -> FloatArray:
         """Return what an anchor makes of the rows, shape (n,)."""
-        votes = self.signs @ anchor.votes + self.scores @ anchor.scores
-        result: FloatArray = self.agreed @ anchor.agreed + votes + anchor.intercept * self.side
+        coefficients = np.concatenate([anchor.agreed, anchor.votes, anchor.scores, np.full(1, anchor.intercept)])
+        result: FloatArray = self.design() @ coefficients
         return result
+
+    def design(self) -> FloatArray:
+        """Return what coefficients multiply, shape (n, 2 m + 3): consensus, signs, scores and side."""
+        return np.column_stack([self.agreed, self.signs, self.scores, self.side])
 
 
 def gold_rows(
@@ -76,6 +87,7 @@ def gold_rows(
     scores: FloatArray,
     q: FloatArray,
     groups: npt.NDArray[np.str_] | None,
+    ids: npt.NDArray[np.str_] | None = None,
 ) -> tuple[GoldRows, IntArray]:
     """Return the gold pairs, the likelier response of each first, sorted; and the order they were put in."""
     first = (signs + scores)[np.arange(len(q)), ((signs + scores) != 0).argmax(axis=1)]
@@ -83,7 +95,12 @@ def gold_rows(
     x = np.column_stack([signs, scores]) * side[:, None] + 0.0  # + 0.0 makes -0.0 one with 0.0
     q = np.maximum(q, 1 - q)
     n_folds = 10 if len(q) <= FEW_PAIRS else 5
-    folds = row_folds(np.column_stack([x, q, side]), n_folds) if groups is None else group_folds(groups, n_folds)
+    if groups is None:
+        # Dealt out by what pairs are, not by their labels, or every fold would hold its share of the errors.
+        unlabelled = np.column_stack([signs, scores]) * np.where(first < 0, -1.0, 1.0)[:, None] + 0.0
+        folds = row_folds(np.column_stack([q, side, unlabelled, _numbers(ids, len(q))]), n_folds)
+    else:
+        folds = group_folds(groups, n_folds)
     order = np.lexsort((folds, side, *x.T, q))
     m = signs.shape[1]
     x = x[order]
@@ -93,6 +110,14 @@ def gold_rows(
     return rows, order
 
 
+def _numbers(ids: npt.NDArray[np.str_] | None, n: int) -> FloatArray:
+    """Return a number (n,) for each id that has nothing to do with what it says; 0 without ids."""
+    if ids is None:
+        return np.zeros(n)
+    digests = [hashlib.blake2b(str(name).encode(), digest_size=6).digest() for name in ids]
+    return np.array([int.from_bytes(digest, "big") for digest in digests], dtype=np.float64)
+
+
 def fit_anchor(rows: GoldRows, trust: float, lopsided: bool) -> Anchor:
     """Fit the correction on gold rows to a consensus that is `trust` of its model and the rest of the share of votes.
 
@@ -100,9 +125,9 @@ def fit_anchor(rows: GoldRows, trust: float, lopsided: bool) -> Anchor:
     """
     m = rows.signs.shape[1]
     coefficients, evidence = zip(*_candidates(rows, np.array([trust, 1 - trust]), lopsided), strict=True)
-    untouched = 0.3 + 0.6 * trust
-    prior = np.full(len(evidence), (1 - untouched) / 2 / max(len(evidence) - 2, 1))
-    prior[:2] = untouched, (1 - untouched) / 2
+    untouched = UNTOUCHED[0] + (UNTOUCHED[1] - UNTOUCHED[0]) * trust
+    corrected = np.tile([KEPT, 1 - KEPT], (len(evidence) - 2) // 2) / max((len(evidence) - 2) // 2, 1)
+    prior = np.concatenate([[untouched], (1 - untouched) * np.array([SCALED, *((1 - SCALED) * corrected)])])
     share = prior * np.exp(np.array(evidence) - max(evidence))
     c = _monotone((share / share.sum()) @ np.stack(coefficients), m)
     return Anchor(c[:2], c[2 : m + 2], c[m + 2 : -1], float(c[-1]))
@@ -127,25 +152,29 @@ def _part(rows: GoldRows, kept: npt.NDArray[np.bool_]) -> GoldRows:
 
 
 def _candidates(rows: GoldRows, consensus: FloatArray, lopsided: bool) -> Iterator[tuple[FloatArray, float]]:
-    """Yield coefficients (2 m + 3,) of the consensus, signs, scores and side, and their log marginal likelihood."""
-    m, design = rows.signs.shape[1], np.column_stack([rows.agreed, rows.signs, rows.scores, rows.side])
+    """Yield coefficients (2 m + 3,) of the design, and their log marginal likelihood."""
+    m, design = rows.signs.shape[1], rows.design()
     as_it_is = np.concatenate([consensus, np.zeros(2 * m + 1)])
     blend = design @ as_it_is
     yield as_it_is, -len(rows.q) * log_loss(sigmoid(blend), rows.q)
     one, pull = np.ones(1), np.full(1, FACTOR_PULL)
     factor = fit_logistic(blend[:, None], rows.q, one, pull)
     yield factor[0] * as_it_is, log_evidence(blend[:, None], rows.q, factor, one, pull)
-    spoken = 2 + np.flatnonzero(rows.signs.any(axis=0))
-    leaned = 2 + m + np.flatnonzero(rows.scores.any(axis=0))
     side = np.array([2 * m + 2] if lopsided else [], dtype=np.int64)
-    kinds = [spoken, np.concatenate([spoken, leaned])] if len(leaned) else [spoken]
     for penalty in PENALTIES:
         precision = np.full(2 * m + 3, penalty)
         precision[[0, 1, -1]] = FACTOR_PULL
-        for voters in kinds:
+        for voters in _kinds(rows):
             for agreed in (np.arange(2), np.arange(0)):
                 columns = np.concatenate([agreed, voters, side])
                 yield _corrected(design, rows.q, columns, as_it_is, precision)
+
+
+def _kinds(rows: GoldRows) -> list[IntArray]:
+    """Return the columns of votes, and of votes and scores."""
+    spoken = 2 + np.flatnonzero(rows.signs.any(axis=0))
+    leaned = 2 + rows.signs.shape[1] + np.flatnonzero(rows.scores.any(axis=0))
+    return [spoken, np.concatenate([spoken, leaned])] if len(leaned) else [spoken]
 
 
 def _corrected(
@@ -169,9 +198,9 @@ def _monotone(coefficients: FloatArray, m: int) -> FloatArray:
 
     More margin then never means less: the evidence of a voter is monotone in its margin.
     """
-    vote, score = coefficients[2 : m + 2], coefficients[m + 2 : -1]
-    opposed, weaker = vote * score < 0, np.abs(vote) < TYPICAL_SCORE * np.abs(score)
     result = coefficients.copy()
-    result[2 : m + 2][opposed & weaker] = 0.0
-    result[m + 2 : -1][opposed & ~weaker] = 0.0
+    vote, score = result[2 : m + 2], result[m + 2 : -1]
+    opposed, weaker = vote * score < 0, np.abs(vote) < TYPICAL_SCORE * np.abs(score)
+    vote[opposed & weaker] = 0.0
+    score[opposed & ~weaker] = 0.0
     return result

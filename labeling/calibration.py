@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labeling.metrics import accuracy, ece, interval, log_loss
+from labeling.summary import wilson
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -51,5 +52,17 @@ class Calibration:
         values: dict[str, float | int] = {"n_gold": self.n_gold}
         for name, metric in (("accuracy", accuracy), ("log_loss", log_loss), ("ece", ece)):
             low, high = interval(metric, self.p_a, self.gold, self.groups, resamples=RESAMPLES)
+            low, high = max(low, 0.0), high if name == "log_loss" else min(high, 1.0)  # NaN stays NaN
+            if name == "accuracy":
+                low, high = self._at_least_wilson(low, high)
             values |= {name: metric(self.p_a, self.gold), f"{name}_low": low, f"{name}_high": high}
         return values
+
+    def _at_least_wilson(self, low: float, high: float) -> tuple[float, float]:
+        """Return an interval of the accuracy no narrower than Wilson's: none of a few pairs wrong does not mean 1."""
+        decided = self.gold != 0.5
+        n = int(decided.sum()) if self.groups is None else len(np.unique(self.groups[decided]))
+        if not n:
+            return low, high
+        least, most = wilson(self.accuracy * n, n)
+        return float(np.fmin(low, least)), float(np.fmax(high, most))

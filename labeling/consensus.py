@@ -15,12 +15,13 @@ import numpy.typing as npt
 from scipy.special import log_expit
 
 from labeling.antisymmetric import bounded
+from labeling.copies import independence
 from labeling.latent_class import LatentClass
 from labeling.latent_class_fit import fit_latent_class
 from labeling.misfit import misfit
 from labeling.shared_factor import SharedFactor, fit_shared_factor, improved
 from labeling.structure_search import best_latent_class, vote_table
-from labeling.vote_rows import VoteRows, leanings, strengths
+from labeling.vote_rows import VoteRows, grade, leanings, strengths
 
 FloatArray = npt.NDArray[np.float64]
 SignArray = npt.NDArray[np.int8]
@@ -31,6 +32,8 @@ SEARCH_ROWS = 2000
 """Rows on which structures are compared; the one chosen is fitted again on all."""
 PREDICTED_ROWS = 1000
 """Rows on which models of votes and of margins are compared."""
+OFTEN = 50
+"""Votes, among the rows searched, from which on a voter's margins are modelled."""
 LOPSIDED = 4.0
 """Standard errors by which votes for A and for B must differ in number before a voter counts as leaning."""
 ONE_SIDED = 0.9
@@ -50,7 +53,9 @@ class Consensus:
     """Root mean square of the agreement of two voters that the model leaves unexplained, or that so few pairs cannot
     exclude, in (0, 1]."""
     trust: float
-    """How much of the consensus is the model, in [0, 1]; the rest is the share of votes, one more for each side."""
+    """How much of the consensus is the model, in [0, 1]; the rest is the share of votes."""
+    worth: FloatArray
+    """Shape (m,): what each voter counts in the share of votes, in (0, 1]; below 1, it repeats others."""
     lopsided: bool
     """Whether A and B are told apart: a voter, or the preference, leans to one position."""
     converged: bool
@@ -63,8 +68,17 @@ class Consensus:
         """
         signs = answered(signs, self.silence, self.constant)
         limit = float(np.log(1 + 0.1 / self.misfit**2))
-        for_a, for_b = (signs > 0).sum(axis=1), (signs < 0).sum(axis=1)
-        return bounded(self._modelled(signs, scores), limit), np.log(for_a + 1) - np.log(for_b + 1)
+        return bounded(self._modelled(signs, scores), limit), self._share(signs, scores)
+
+    def _share(self, signs: SignArray, scores: FloatArray | None) -> FloatArray:
+        """Return log (1 + weight of what favours A) - log (1 + weight of what favours B), shape (n,)."""
+        for_a, for_b = np.ones(len(signs)), np.ones(len(signs))
+        for j, worth in enumerate(self.worth):
+            graded = signs[:, j] if scores is None else grade(signs[:, j], scores[:, j])
+            for_a += worth * np.maximum(graded, 0)
+            for_b += worth * np.maximum(-graded, 0)
+        result: FloatArray = np.log(for_a) - np.log(for_b)
+        return result
 
     def _modelled(self, signs: SignArray, scores: FloatArray | None) -> FloatArray:
         if isinstance(self.model, SharedFactor):
@@ -104,15 +118,20 @@ def learn_consensus(rows: VoteRows) -> Consensus:
         model, converged = last.model, last.converged
     left, at_least = misfit(model, rows)
     trust = 1 / (1 + (at_least / DOUBTFUL) ** 4)
-    return Consensus(model, silence, constant, left, trust, lopsided, converged)
+    worth = np.where(constant, 0.0, independence(few.graded, few.counts))
+    return Consensus(model, silence, constant, left, trust, worth, lopsided, converged)
 
 
 def _shared_factor(rows: VoteRows) -> SharedFactor | None:
     """Return the Gaussian model if three voters or more vote often enough, and most votes come with a margin."""
     voted = rows.signs != 0
-    if rows.signs.shape[1] < 3 or voted.sum(axis=0).min() < 50 or (rows.scores[voted] != 0).mean() < 0.5:
+    often = voted.sum(axis=0) >= OFTEN
+    if often.sum() < 3 or (rows.scores[voted] != 0).mean() < 0.5:
         return None
-    return fit_shared_factor(rows.leanings)
+    found = fit_shared_factor(rows.leanings[:, often])
+    signal, shared, noise = np.zeros(len(often)), np.zeros(len(often)), np.ones(len(often))
+    signal[often], shared[often], noise[often] = found.signal, found.shared, found.noise
+    return SharedFactor(signal, shared, noise)
 
 
 def _predictability(model: LatentClass | SharedFactor, rows: VoteRows) -> float:

@@ -45,6 +45,33 @@ def common_factor(agree: FloatArray, both: FloatArray, iterations: int = 200) ->
     return b
 
 
+def independence(leanings: FloatArray, counts: FloatArray) -> FloatArray:
+    """Return one over the number of voters each voter stands for, shape (m,), in (0, 1]: 1 = it repeats nobody.
+
+    `leanings` (k, m) are votes, or graded ones in [-1, 1]. Agreement of either sign beyond the common factor, and
+    beyond 2.5 standard errors, is repetition.
+    """
+    m = leanings.shape[1]
+    if m < 3:
+        return np.ones(m)
+    agree, both = _correlation(leanings, counts)
+    b = common_factor(agree, both)
+    explained = np.outer(b, b)
+    noise = 2.5 / np.sqrt(np.maximum(both, 1)) + 0.02
+    excess = np.clip((np.abs(agree - explained) - noise) / (1 - np.abs(explained)), 0, 1)
+    np.fill_diagonal(excess, 0)
+    result: FloatArray = 1 / (1 + excess.sum(axis=1))
+    return result
+
+
+def _correlation(leanings: FloatArray, counts: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the uncentred correlation of leanings (k, m) where both are there, (m, m), and on how many pairs."""
+    agree, both = agreement(leanings, counts)
+    size = np.sqrt(np.where(agree.diagonal() > 0, agree.diagonal(), 1.0))
+    correlation: FloatArray = agree / np.outer(size, size)
+    return correlation, both
+
+
 def candidate_blocks(signs: FloatArray, counts: FloatArray, leaning: Sequence[int] = ()) -> list[Blocks]:
     """Return a few ways to group voters: the levels of an average-linkage tree after which the next is farthest.
 
@@ -59,9 +86,7 @@ def candidate_blocks(signs: FloatArray, counts: FloatArray, leaning: Sequence[in
         signs = np.where(voted & np.isin(np.arange(m), leaning), signs - mean, signs)
     if m < 4:
         return []
-    agree, both = agreement(signs, counts)
-    size = np.sqrt(agree.diagonal()) if leaning else np.ones(m)
-    agree = agree / np.outer(size, size)
+    agree, both = _correlation(signs, counts)
     b = common_factor(agree, both)
     explained = np.outer(b, b)
     excess = np.clip((agree - explained) / (1 - np.abs(explained)), 0, 1)

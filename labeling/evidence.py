@@ -35,6 +35,11 @@ class EvidenceCurve:
         leaned = np.sign(margin) * np.interp(np.abs(margin), self.sizes, self.heights)
         return np.where(np.isnan(margin), vote, leaned)
 
+    @property
+    def median(self) -> float:
+        """Median size of a margin; NaN for a voter without margins."""
+        return float(np.interp(0.5, self.heights, self.sizes)) if len(self.sizes) else float("nan")
+
     def scores(self, margins: npt.ArrayLike) -> FloatArray:
         """Return margins as normal scores, shape (n,), in [-3, 3], > 0 favours A; 0 where there is no margin.
 

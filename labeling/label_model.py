@@ -28,7 +28,7 @@ from labeling.stored import store, stored_values
 from labeling.vote_batches import Votes, labelled_rows, vote_batches
 from labeling.vote_rows import VoteRows
 from labeling.voter_facts import in_words, voter_facts
-from labeling.votes import VoteMatrix, signs_of
+from labeling.votes import Vote, VoteMatrix, signs_of
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -50,7 +50,8 @@ class LabelModel:
 
     Exchanging the responses of all pairs (votes exchanged, margins negated, gold 1 - gold) gives exactly 1 - p; the
     order of rows and voters changes nothing. The consensus is learned from at most 32,768 distinct rows of votes, or
-    16,384 rows with margins, drawn at even distances; the anchor from all gold rows.
+    16,384 rows with margins, drawn at even distances; the anchor from all gold rows. Which rows are drawn of a longer
+    stream depends on its batches.
     """
 
     names_: tuple[str, ...] = ()
@@ -60,7 +61,9 @@ class LabelModel:
     accuracy_: FloatArray
     """Shape (m,): P(a vote is right), in [0, 1], as the posterior has it; NaN for a voter that never votes."""
     weights_: FloatArray
-    """Shape (m,): log-odds that a vote of this voter alone adds, at its median margin; negative: it misleads."""
+    """Shape (m,): log-odds that a vote of this voter alone adds, at its median margin; negative: it misleads.
+
+    Half the difference between a vote for A and one for B."""
     dependence_: FloatArray
     """Shape (m, m), in [-1, 1]: agreement of two voters beyond what the preference explains; 1 = copies."""
     calibration_: Calibration | None
@@ -78,7 +81,7 @@ class LabelModel:
         They agree with the other voters because they learned from them, so the consensus does not listen to them: only
         gold pairs can give them weight. Their margins on gold pairs must come from models that did not train on those.
         """
-        self.self_labels = tuple(self_labels)
+        self.self_labels = (self_labels,) if isinstance(self_labels, str) else tuple(self_labels)
 
     def fit(self, votes: Votes, gold: npt.ArrayLike | None = None) -> Self:
         """Learn from all rows, and from gold (n,), P(A preferred) in [0, 1], NaN where unlabelled.
@@ -101,9 +104,10 @@ class LabelModel:
         sample = collector.sample()
         if not len(sample.counts):
             raise VotesError("nothing to learn from: no batch of votes holds a row; apply voters to some pairs")
-        self.names_ = names
-        self._learn(sample)
         anchored = labelled_rows(labelled)
+        heard = _heard(names, self.self_labels)
+        self.names_ = names
+        self._learn(sample, heard)
         if anchored is not None:
             self._anchor(*anchored)
         self._describe(sample)
@@ -151,19 +155,9 @@ class LabelModel:
             setattr(model, name, stored[name])
         return model
 
-    def _heard(self) -> IntArray:
-        names = sorted(self.names_)
-        unknown = set(self.self_labels) - set(names)
-        if unknown:
-            raise VotesError(f"self_labels names {', '.join(sorted(unknown))}, but the voters are {', '.join(names)}")
-        heard = np.array([j for j, name in enumerate(names) if name not in self.self_labels], dtype=np.int64)
-        if not len(heard):
-            raise VotesError("every voter is among self_labels, so that nobody is left to agree; add other voters")
-        return heard
-
-    def _learn(self, sample: Sample) -> None:
-        """Learn the consensus of the rows."""
-        heard, m = self._heard(), len(self.names_)
+    def _learn(self, sample: Sample, heard: IntArray) -> None:
+        """Learn the consensus of the rows among the voters heard."""
+        m = len(self.names_)
         curves = tuple(fit_curve(column) for column in sample.margins.T)
         scores = np.stack([curve.scores(x) for curve, x in zip(curves, sample.margins.T, strict=True)], axis=1)
         consensus = learn_consensus(VoteRows(sample.signs[:, heard], scores[:, heard], sample.counts))
@@ -174,7 +168,8 @@ class LabelModel:
                 WeakprefWarning,
                 stacklevel=3,
             )
-        anchor = Anchor(np.array([consensus.trust, 1 - consensus.trust]), np.zeros(m), np.zeros(m), 0.0)
+        agreed = np.array([consensus.trust, 1 - consensus.trust])
+        anchor = Anchor(agreed, np.zeros(m), np.zeros(m), 0.0)
         self.calibration_ = None
         self.max_logit_ = max_logit(0, consensus.misfit)
         exchanged = consensus.lopsided and sample.exchanged
@@ -187,11 +182,14 @@ class LabelModel:
         signs, scores = learned.way * gold.signs[:, order], learned.way * learned.scores(gold.margins[:, order])
         agreed = np.stack(learned.agreed(signs, scores), axis=1)
         q = 0.5 + learned.way * gold_lead(labels)
-        rows, rank = gold_rows(agreed, signs.astype(np.float64), scores, q, gold.groups)
-        self.max_logit_ = max_logit(len(labels), learned.consensus.misfit)
+        rows, rank = gold_rows(agreed, signs.astype(np.float64), scores, q, gold.groups, gold.pair_ids)
+        telling = (labels != 0.5) & (gold.votes != Vote.ABSTAIN).any(axis=1)
+        self.max_logit_ = max_logit(int(telling.sum()), learned.consensus.misfit)
         self.learned_ = replace(learned, anchor=fit_anchor(rows, trust, lopsided), max_logit=self.max_logit_)
         held_out = held_out_logits(rows, trust, lopsided)
         if len(held_out):
+            if not lopsided:
+                held_out[~rows.signs.any(axis=1)] = 0.0
             p_a = sigmoid(learned.way * rows.side * bounded(held_out, self.max_logit_))
             self.calibration_ = Calibration(p_a, labels[rank], None if gold.groups is None else gold.groups[rank])
 
@@ -203,11 +201,11 @@ class LabelModel:
         logits = self.learned_.log_odds((way * sample.signs).astype(np.int8), way * sample.margins)
         accuracy, dependence = voter_facts(sample, sigmoid(way * logits))
         self.accuracy_, self.dependence_ = accuracy[back], dependence[np.ix_(back, back)]
-        margins = np.full((m + 1, m), np.nan, np.float32)
-        typical = [np.median(curve.sizes) if len(curve.sizes) else np.nan for curve in self.learned_.curves]
-        np.fill_diagonal(margins, typical)
-        alone = self.learned_.log_odds(np.eye(m + 1, m, dtype=np.int8), margins)
-        self.weights_ = (alone[:m] - alone[m])[back]
+        margins = np.full((m, m), np.nan, np.float32)
+        np.fill_diagonal(margins, [curve.median for curve in self.learned_.curves])
+        alone = np.eye(m, dtype=np.int8)
+        says_a, says_b = self.learned_.log_odds(alone, margins), self.learned_.log_odds(-alone, -margins)
+        self.weights_ = ((says_a - says_b) / 2)[back]
         heard = [self.names_[order[j]] for j in self.learned_.heard]
         self.structure_, self.assumption_ = in_words(self.learned_.consensus, heard, self.calibration_, self.max_logit_)
 
@@ -219,6 +217,18 @@ class LabelModel:
         for j, place in enumerate(_places(m).astype(np.int64)):
             signs[:, j] = np.array([0, 1, -1])[codes // place % 3]
         return self.learned_.log_odds(signs, None)
+
+
+def _heard(voters: Sequence[str], self_labels: Sequence[str]) -> IntArray:
+    """Return which voters, in the order of their names, the consensus listens to."""
+    names = sorted(voters)
+    unknown = set(self_labels) - set(names)
+    if unknown:
+        raise VotesError(f"self_labels names {', '.join(sorted(unknown))}, but the voters are {', '.join(names)}")
+    heard = np.array([j for j, name in enumerate(names) if name not in self_labels], dtype=np.int64)
+    if not len(heard):
+        raise VotesError("every voter is among self_labels, so that nobody is left to agree; add other voters")
+    return heard
 
 
 STORED = (

@@ -45,11 +45,10 @@ class Learned:
         signs = self.way * signs
         modelled, shares = self.agreed(signs, scores)
         z = modelled * self.anchor.agreed[0] + shares * self.anchor.agreed[1] + self.anchor.intercept
-        for j, (vote, score) in enumerate(zip(self.anchor.votes, self.anchor.scores, strict=True)):
-            if vote:
-                z += vote * signs[:, j]
-            if score and scores is not None:
-                z += score * scores[:, j]
+        for j, vote in enumerate(self.anchor.votes):
+            z += vote * signs[:, j]
+            if scores is not None:
+                z += self.anchor.scores[j] * scores[:, j]
         z = bounded(z, self.max_logit)
         if not self.consensus.lopsided:
             z[~signs.any(axis=1)] = 0.0

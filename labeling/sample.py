@@ -161,7 +161,7 @@ def _row_hashes(votes: VoteMatrix, order: npt.NDArray[np.int64]) -> npt.NDArray[
     mirrored = np.zeros(len(votes), dtype=np.uint64)
     for j in order:
         vote = votes.votes[:, j]
-        margin = votes.margins[:, j] + np.float32(0)  # no negative zero
+        margin = votes.margins[:, j].astype(np.float32) + np.float32(0)  # no negative zero
         for sums, sign in ((total, 1), (mirrored, -1)):
             said = np.where(vote == Vote.ABSTAIN, 0, 1 + (vote == (Vote.A if sign > 0 else Vote.B)))
             bits = (sign * margin + np.float32(0)).view(np.uint32).astype(np.uint64)
@@ -171,7 +171,13 @@ def _row_hashes(votes: VoteMatrix, order: npt.NDArray[np.int64]) -> npt.NDArray[
             sums ^= sums >> np.uint64(29)
             sums *= np.uint64(0x9E3779B97F4A7C15)
     mixed = total + mirrored
-    return (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
+    # A row and its mirror stand in an order that is the same when all rows are mirrored.
+    net = (votes.votes == Vote.A).sum(axis=0)[order] - (votes.votes == Vote.B).sum(axis=0)[order]
+    backward = bool(net.any() and net[np.flatnonzero(net)[0]] < 0)
+    later = (total > mirrored) != backward
+    keys: npt.NDArray[np.uint64] = (mixed & ~np.uint64(1)) | later.astype(np.uint64)
+    return keys
 
 
 def _joined(first: Sample, second: Sample) -> Sample:

@@ -61,7 +61,7 @@ def summary(votes: VoteMatrix, pairs: Pairs | None = None) -> Summary:
     )
 
 
-def wilson(k: int, n: int, z: float = Z95) -> tuple[float, float]:
+def wilson(k: float, n: int, z: float = Z95) -> tuple[float, float]:
     """Return the Wilson score interval of a share of k in n (Wilson 1927, JASA 22:209), NaN where n = 0.
 
     >>> low, high = wilson(8, 10)

@@ -25,6 +25,8 @@ def vote_batches(votes: Votes, gold: npt.ArrayLike | None) -> Iterator[tuple[Vot
         yield votes, checked_gold(gold, votes)
         return
     labels = None if gold is None else np.asarray(gold, dtype=np.float64)
+    if labels is not None and labels.ndim != 1:
+        raise GoldError(f"gold has shape {labels.shape}, expected (n,): one a row of votes, NaN = unlabelled")
     start = 0
     for batch, own in _batches(votes):
         part = own if labels is None else labels[start : start + len(batch)]
@@ -49,11 +51,13 @@ def labelled_rows(parts: list[tuple[VoteMatrix, FloatArray]]) -> tuple[VoteMatri
         return None
     matrices = [votes for votes, _ in parts]
     groups = [votes.groups for votes in matrices if votes.groups is not None]
+    if groups and len(groups) < len(matrices):
+        raise GoldError("some batches of votes have groups and some have none: cross-fitting needs all or none of them")
     whole = VoteMatrix(
         np.concatenate([votes.votes for votes in matrices]),
         np.concatenate([votes.margins for votes in matrices]),
         matrices[0].names,
         np.concatenate([votes.pair_ids for votes in matrices]),
-        np.concatenate(groups) if len(groups) == len(matrices) else None,
+        np.concatenate(groups) if groups else None,
     )
     return whole, checked_gold(np.concatenate([labels for _, labels in parts]), whole)

@@ -34,6 +34,11 @@ class VoteRows:
         """Scores, and votes as +-1 where there is no margin, shape (k, m)."""
         return leanings(self.signs, self.scores)
 
+    @property
+    def graded(self) -> FloatArray:
+        """Votes and scores as numbers in [-1, 1], shape (k, m)."""
+        return grade(self.signs, self.scores)
+
     def turned(self) -> VoteRows:
         """Return the rows with responses exchanged so that the first vote is for A."""
         first = self.signs[np.arange(len(self.signs)), (self.signs != 0).argmax(axis=1)]
@@ -58,3 +63,11 @@ def strengths(signs: SignArray, scores: FloatArray) -> FloatArray:
 def leanings(signs: SignArray, scores: FloatArray) -> FloatArray:
     """Return scores (n, m), and votes as +-1 where there is no margin."""
     return np.where(scores != 0, scores, signs)
+
+
+def grade(signs: SignArray, scores: FloatArray) -> FloatArray:
+    """Return scores as numbers in [-1, 1], and votes as +-1 where there is no margin; both of one shape.
+
+    tanh(0.8 z) is, but for 0.02, the share of margins smaller than one of score z, with its sign.
+    """
+    return np.where(scores != 0, np.tanh(0.8 * scores), signs)

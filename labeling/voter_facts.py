@@ -16,6 +16,8 @@ from labeling.shared_factor import SharedFactor
 FloatArray = npt.NDArray[np.float64]
 
 
+FEW_GOLD = 30
+"""Gold pairs below which a model says that they are too few."""
 FEW_VOTES = 20.0
 """Pairs both vote on at which dependence is believed by half."""
 
@@ -43,7 +45,11 @@ def in_words(
     consensus: Consensus, names: Sequence[str], calibration: Calibration | None, max_logit: float
 ) -> tuple[str, str]:
     """Return which model of the votes was chosen, and what the posterior rests on."""
-    return _structure(consensus, names), _assumption(consensus, calibration, max_logit)
+    structure = _structure(consensus, names)
+    deaf = [name for name, constant in zip(names, consensus.constant, strict=True) if constant]
+    if deaf:
+        structure += f"; not heard, since they say the same of every pair: {', '.join(deaf)}"
+    return structure, _assumption(consensus, calibration, max_logit)
 
 
 def _structure(consensus: Consensus, names: Sequence[str]) -> str:
@@ -72,4 +78,5 @@ def _assumption(consensus: Consensus, calibration: Calibration | None, max_logit
             "without cross-fitted gold: voters are right more often than wrong, copies counting as one voter, and no "
             f"error is shared by all; {turned}{surest}"
         )
-    return f"anchored on {calibration.n_gold} gold pairs, which stand for the pairs to be labelled; {surest}"
+    few = ", too few to calibrate or to check by" if calibration.n_gold < FEW_GOLD else ""
+    return f"anchored on {calibration.n_gold} gold pairs{few}, which stand for the pairs to be labelled; {surest}"

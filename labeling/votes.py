@@ -96,6 +96,7 @@ class VoteMatrix:
     def take(self, rows: npt.ArrayLike) -> VoteMatrix:
         """Return the rows at the given numbers, or where a boolean mask (n,) is true."""
         index = np.asarray(rows)
+        index = index.astype(np.int64) if not index.size else index
         votes = self.votes[index]
         groups = None if self.groups is None else self.groups[index]
         none = self.margins.strides == (0, 0)

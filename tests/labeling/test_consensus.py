@@ -433,7 +433,7 @@ def test_dependence_seen_on_few_pairs_is_believed_by_half():
 def test_the_structure_is_said_in_words():
     structure = Structure(4, blocks=((0, 2),), varied=True, biased=(1,), uneven=True)
     model = LatentClass(structure, np.zeros(sum(structure.sizes)))
-    consensus = Consensus(model, np.zeros(4, np.int8), np.zeros(4, bool), 0.0123, 0.9, True, True)
+    consensus = Consensus(model, np.zeros(4, np.int8), np.zeros(4, bool), 0.0123, 0.9, np.ones(4), True, True)
     words, rests_on = in_words(consensus, ["length", "judge", "words", "model"], None, float(np.log(19)))
     assert words == (
         "copies of a common source: length, words; pairs of differing difficulty; "

@@ -52,6 +52,13 @@ def test_normal_margins_come_out_in_standard_deviations_whatever_their_unit():
     assert np.abs(scores - margins / 7)[inside].max() < 0.1
 
 
+def test_the_median_is_that_of_the_margins_also_where_most_are_alike():
+    margins = np.concatenate([np.ones(900), np.linspace(2, 8, 100)])
+    assert fit_curve(margins).median == pytest.approx(1.0, abs=0.2)
+    assert fit_curve(np.arange(1.0, 1002.0)).median == pytest.approx(501, rel=0.02)
+    assert np.isnan(fit_curve([np.nan]).median)
+
+
 def test_no_margin_has_no_score():
     assert fit_curve([1.0, -2.0]).scores([np.nan, 0.0]).tolist() == [0, 0]
     assert fit_curve([np.nan]).scores([1.0]).tolist() == [0]

@@ -472,3 +472,93 @@ def test_the_model_says_what_it_rests_on():
     assert np.argsort(-alone.weights_)[[0, -1]].tolist() == [0, 4]
     off = alone.dependence_[~np.eye(5, dtype=bool)]
     assert np.abs(off).max() < 0.15
+
+
+def with_columns(votes, columns, margins=None):
+    extra = np.column_stack(columns).astype(np.int8)
+    margins = np.full(extra.shape, np.nan) if margins is None else np.column_stack(margins)
+    return VoteMatrix(
+        np.column_stack([votes.votes, extra]),
+        np.column_stack([votes.margins, margins]).astype(np.float32),
+        (*votes.names, *(f"x{j}" for j in range(extra.shape[1]))), votes.pair_ids, votes.groups,
+    )  # fmt: skip
+
+
+def test_silent_constant_and_leaning_voters_together_break_nothing():
+    votes, gold = simulate(3000)
+    rng = np.random.default_rng(3)
+    lean, rare = np.where(rng.random(3000) < 0.7, 0, 1), np.where(rng.random(3000) < 0.99, 0, 1)
+    odd = with_columns(votes, [np.zeros(3000), np.full(3000, -1), lean, rare])
+    assert (
+        log_loss(LabelModel().fit(odd).posterior(odd), gold)
+        < log_loss(LabelModel().fit(votes).posterior(votes), gold) + 0.01
+    )
+
+
+def confounded(n=4000, m=8, seed=0):
+    rng = np.random.default_rng(seed)
+    y = rng.choice([-1.0, 1.0], n)
+    margins = (
+        y[:, None] * rng.uniform(0.3, 0.8, m)
+        + rng.normal(size=(n, 1)) * rng.uniform(0.2, 1, m)
+        + rng.normal(size=(n, m))
+    )
+    votes = (margins < 0).astype(np.int8)
+    names = tuple(f"v{j}" for j in range(m))
+    return VoteMatrix(votes, margins.astype(np.float32), names, np.array([f"p{i}" for i in range(n)])), (y + 1) / 2
+
+
+@pytest.mark.parametrize("column", ["silent", "constant"])
+def test_a_column_that_says_nothing_leaves_the_model_of_margins_in_use(column):
+    votes, gold = confounded()
+    more = with_columns(votes, [np.full(4000, -1 if column == "silent" else 0)])
+    before, after = LabelModel().fit(votes), LabelModel().fit(more)
+    assert before.structure_.startswith("margins that share a confounder")
+    assert after.structure_.startswith("margins that share a confounder")
+    assert abs(log_loss(after.posterior(more), gold) - log_loss(before.posterior(votes), gold)) < 0.002
+
+
+def test_weights_do_not_depend_on_which_side_a_voter_votes_for():
+    votes, _ = simulate(4000)
+    rng = np.random.default_rng(1)
+    _, gold = simulate(4000)
+    only_a = np.where((gold == 1) & (rng.random(4000) < 0.6), 0, -1)
+    only_b = np.where((gold == 0) & (rng.random(4000) < 0.6), 1, -1)
+    both = with_columns(votes, [only_a, only_b])
+    weights = LabelModel().fit(both).weights_
+    assert weights[-2:].min() > 0.5
+    assert np.array_equal(LabelModel().fit(both.swap()).weights_, weights)
+
+
+def test_a_fit_that_fails_leaves_the_model_as_it_was():
+    votes, gold = simulate(400)
+    model = LabelModel().fit(votes, some_gold(gold, 50))
+    before, words = model.posterior(votes), model.assumption_
+    with pytest.raises(GoldError, match=r"gold is 2.0"):
+        model.fit(iter([votes]), np.where(np.arange(400) == 3, 2.0, np.nan))
+    assert np.array_equal(model.posterior(votes), before)
+    assert model.assumption_ == words
+    unfitted = LabelModel(self_labels=["nobody"])
+    with pytest.raises(VotesError, match="self_labels names nobody"):
+        unfitted.fit(votes)
+    with pytest.raises(VotesError, match="not fitted"):
+        unfitted.posterior(votes)
+
+
+def test_few_gold_pairs_are_called_too_few_and_leave_wide_intervals():
+    votes, gold = simulate(2000, accuracies=(0.9, 0.9, 0.9, 0.9, 0.9), coverage=1)
+    free = VoteMatrix(votes.votes, votes.margins, votes.names, votes.pair_ids)
+    model = LabelModel().fit(free, some_gold(gold, 12))
+    figures = model.calibration_.figures()
+    assert "12 gold pairs, too few" in model.assumption_
+    assert 0 <= figures["accuracy_low"] < 0.9
+    assert figures["accuracy_high"] <= 1
+    assert figures["log_loss_low"] >= 0
+    assert figures["ece_low"] >= 0
+
+
+def test_ties_and_pairs_nobody_votes_on_make_the_model_no_surer():
+    votes, gold = simulate(1000)
+    labels = some_gold(gold, 40)
+    more = np.where(np.isnan(labels), 0.5, labels)
+    assert LabelModel().fit(votes, more).max_logit_ == LabelModel().fit(votes, labels).max_logit_
