@@ -13,13 +13,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 SMOKE = """
-import importlib.metadata, json
+import importlib.metadata, importlib.resources, json
 import labeling, augment, rm
 from augment.demo import quickstart
 pairs = labeling.read_pairs(quickstart())
 votes = labeling.apply(labeling.heuristics(), pairs)
 p_a = labeling.LabelModel().fit(votes, pairs.gold).posterior(votes)
 augment.export("augmented", pairs, p_a, votes=votes)
+templates = importlib.resources.files("labeling") / "templates"
+assert {path.name for path in templates.iterdir()} == {"criterion.jinja", "pairwise.jinja", "rubric.jinja"}
 homes = importlib.metadata.packages_distributions()
 print(json.dumps({name: sorted(set(homes[name])) for name in ("labeling", "augment", "rm")}))
 """
