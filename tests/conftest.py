@@ -43,3 +43,11 @@ def smollm2(smollm2_folder: Path) -> TransformersEngine:
     from labeling.transformers_engine import TransformersEngine
 
     return TransformersEngine.load(smollm2_folder)
+
+
+@pytest.fixture(scope="session")
+def smollm2_bf16(smollm2_folder: Path) -> TransformersEngine:
+    """The same in bfloat16, the quicker one where only the judge is tested."""
+    from labeling.transformers_engine import TransformersEngine
+
+    return TransformersEngine.load(smollm2_folder, dtype="bfloat16")
