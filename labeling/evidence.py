@@ -50,7 +50,8 @@ class EvidenceCurve:
         if not len(self.sizes):
             return np.zeros(len(margin))
         heights = np.minimum(ndtri((1 + self.heights) / 2), MAX_SCORE)
-        return np.nan_to_num(np.sign(margin) * np.interp(np.abs(margin), self.sizes, heights))
+        scores: FloatArray = np.nan_to_num(np.sign(margin) * np.interp(np.abs(margin), self.sizes, heights))
+        return scores
 
 
 def fit_curve(margins: npt.ArrayLike) -> EvidenceCurve:

@@ -223,7 +223,8 @@ def alike_together(dependence: FloatArray) -> IntArray:
     distance = 1 - np.nan_to_num(np.abs(dependence + dependence.T) / 2)
     np.fill_diagonal(distance, 0.0)
     tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
-    return leaves_list(tree).astype(np.int64)
+    order: IntArray = leaves_list(tree).astype(np.int64)
+    return order
 
 
 def _short(name: str, most: int = 28) -> str:
