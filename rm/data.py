@@ -31,9 +31,11 @@ class TrainingTable:
     """Rows of the universal layout that can be trained on."""
 
     table: pa.Table
-    """The columns chosen, rejected (conversations), p_chosen in [0, 1], weight > 0."""
+    """The columns chosen, rejected (conversations), p_chosen in [0, 1], weight > 0, origin (text, may be null)."""
     n_unweighted: int
     """Rows left out because their weight is 0."""
+    n_gold: int
+    """Rows that are left and whose origin is gold."""
 
 
 def training_files(data: str | Path) -> list[Path]:
@@ -48,10 +50,11 @@ def training_files(data: str | Path) -> list[Path]:
     return files
 
 
-def read_training(data: str | Path) -> TrainingTable:
+def read_training(data: str | Path, gold_weight: float = 1.0) -> TrainingTable:
     """Read a folder or file in the universal layout; p_chosen and weight are 1 where missing.
 
-    Raises DataError where columns are missing, p_chosen or weight is out of range, or no row has a positive weight.
+    The weight of rows whose origin is gold is multiplied by `gold_weight`. Raises DataError where columns are missing,
+    p_chosen or weight is out of range, no row has a positive weight, or gold is to weigh more and there is none.
     """
     table = pa.concat_tables([_read(file) for file in training_files(data)])
     p_chosen, weight = (table[name].to_numpy() for name in ("p_chosen", "weight"))
@@ -65,7 +68,15 @@ def read_training(data: str | Path) -> TrainingTable:
     used = np.flatnonzero(weight > 0)
     if not len(used):
         raise DataError(f"{data}: none of {len(weight)} rows has a positive weight, so there is nothing to train on")
-    return TrainingTable(table.take(pa.array(used)), len(weight) - len(used))
+    table = table.take(pa.array(used))
+    gold = table["origin"].to_numpy() == "gold"
+    if gold_weight != 1 and not gold.any():
+        raise DataError(
+            f"{data}: gold_weight is {gold_weight}, but no row with a positive weight has origin gold; leave it at 1"
+        )
+    weight = np.where(gold, gold_weight * weight[used], weight[used])
+    table = table.set_column(table.column_names.index("weight"), "weight", pa.array(weight))
+    return TrainingTable(table, len(p_chosen) - len(used), int(gold.sum()))
 
 
 def _read(file: Path) -> pa.Table:
@@ -81,11 +92,12 @@ def _read(file: Path) -> pa.Table:
                 f"{file}: column {' and '.join(missing)} missing, found {', '.join(names)}; "
                 "write the file with augment.export, or rename its columns to chosen and rejected"
             )
-        table = parquet.read(columns=[name for name in COLUMNS if name in names])
+        table = parquet.read(columns=[name for name in (*COLUMNS, "origin") if name in names])
     for name in COLUMNS[:2]:
         _check_conversations(file, name, table[name])
     columns = {name: table[name] for name in COLUMNS[:2]} | {name: _numbers(file, table, name) for name in COLUMNS[2:]}
-    return pa.table(columns)
+    origin = table["origin"].cast(pa.string()) if "origin" in names else pa.nulls(len(table), pa.string())
+    return pa.table(columns | {"origin": origin})
 
 
 def _numbers(file: Path, table: pa.Table, name: str) -> pa.ChunkedArray:

@@ -23,8 +23,8 @@ from labeling.files import manifest, sha256, write_json
 from rm.config import RewardConfig
 from rm.data import Collator, LengthGrouped, PairDataset, read_training, training_files
 from rm.handoff import hand_off
-from rm.loss import weighted_sum
 from rm.model import RewardModel, load_base, no_bars, warn_of_truncation
+from rm.objectives import Objective
 
 RUN = "run.json"
 """Beside the checkpoints: the config and data they belong to."""
@@ -42,7 +42,7 @@ def train(data: str | Path, config: RewardConfig, *, out: str | Path, resume: bo
     checkpoints = target.with_name(f"{target.name}.checkpoints")
     run = {"config": dataclasses.asdict(config), "inputs": {file.name: sha256(file) for file in training_files(data)}}
     _check_out(target, checkpoints, run, resume)
-    training = read_training(data)
+    training = read_training(data, config.gold_weight)
     with _seeded(config.seed):
         model, tokenizer = load_base(config.model, config.max_length)
         freeze(model, config.freeze_layers)
@@ -57,6 +57,7 @@ def train(data: str | Path, config: RewardConfig, *, out: str | Path, resume: bo
         model.train(False)
         counts = {
             "pairs": len(dataset),
+            "gold": training.n_gold,
             "skipped_zero_weight": training.n_unweighted,
             "truncated_conversations": dataset.n_truncated,
             "steps": trainer.state.global_step,
@@ -81,6 +82,7 @@ class PairTrainer(Trainer):
         disable_dropout(model)
         fix_constant(model)
         self.config = config
+        self.objective: Objective = config.loss
         self.lengths = dataset.lengths
         arguments = training_arguments(config, len(dataset), checkpoints)
         if arguments.use_cpu and arguments.bf16:  # fused attention's backward takes half of the step there
@@ -134,7 +136,7 @@ class PairTrainer(Trainer):
         chosen, rejected = outputs.logits[:, 0].float().chunk(2)
         weight = inputs["weight"]
         total = weight.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = weighted_sum(chosen - rejected, inputs["p_chosen"], weight) / total
+        loss = self.objective(chosen, rejected, inputs["p_chosen"], weight) / total
         loss = loss * self.args.world_size  # devices' gradients are averaged, so their sum needs this factor
         return (loss, outputs) if return_outputs else loss
 

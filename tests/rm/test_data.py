@@ -145,3 +145,15 @@ def test_grouping_leaves_less_padding_than_chance() -> None:
     lengths = np.random.default_rng(0).integers(1, 100, 1600)
     longest = [lengths[rows].max() for rows in np.split(np.array(list(LengthGrouped(lengths, 16, seed=0))), 100)]
     assert np.mean(longest) < 60 < lengths[:16].max()
+
+
+def test_gold_rows_weigh_as_many_times_as_asked(universal: Write, conversations: Rows) -> None:
+    data = universal(conversations(4), origin=["gold", "weak", None, "gold"], weight=[1.0, 0.5, 0.5, 0.0])
+    training = read_training(data, gold_weight=4.0)
+    assert training.table["weight"].to_pylist() == [4.0, 0.5, 0.5]
+    assert (training.n_gold, training.n_unweighted) == (1, 1)
+
+
+def test_gold_that_is_to_weigh_more_but_is_not_there_is_an_error(universal: Write, conversations: Rows) -> None:
+    with pytest.raises(DataError, match=r"gold_weight is 2\.0, but no row with a positive weight has origin gold"):
+        read_training(universal(conversations(2)), gold_weight=2.0)

@@ -54,16 +54,48 @@ def test_a_trained_model_prefers_what_it_was_shown(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("p_chosen", [0.7, 0.5])
-def test_the_margin_converges_to_the_logit_of_the_label(
-    tiny: str, universal: Write, conversations: Rows, tmp_path: Path, p_chosen: float
+@pytest.mark.parametrize(
+    ("objective", "p_chosen", "margin"),
+    [
+        ("bradley-terry", 0.7, np.log(0.7 / 0.3)),
+        ("bradley-terry", 0.5, 0.0),
+        ("label-smoothing", 0.7, np.log(0.66 / 0.34)),  # 0.9 * 0.7 + 0.1 * 0.3
+        ("unbiased", 0.7, np.log(0.75 / 0.25)),  # (0.7 - 0.1) / 0.8
+        ("ipo", 0.7, 0.4 * 2.0),
+        ("hinge", 0.7, 1.0),
+    ],
+)
+def test_the_margin_converges_to_what_the_objective_makes_of_the_label(
+    tiny: str, universal: Write, conversations: Rows, tmp_path: Path, objective: str, p_chosen: float, margin: float
 ) -> None:
     rows = conversations(8)
     data = universal(rows, p_chosen=[p_chosen] * 8)
-    out = train(data, config(tiny, max_steps=150, batch_size=8, warmup_share=0.0), out=tmp_path / "rm")
-    model, prompts = RewardModel.load(out), [prompt for prompt, _, _ in rows]
+    options = config(tiny, max_steps=150, batch_size=8, warmup_share=0.0, objective=objective)
+    model, prompts = RewardModel.load(train(data, options, out=tmp_path / "rm")), [prompt for prompt, _, _ in rows]
     h = model.score(prompts, [row[1] for row in rows]) - model.score(prompts, [row[2] for row in rows])
-    np.testing.assert_allclose(h, np.log(p_chosen / (1 - p_chosen)), atol=0.05)
+    np.testing.assert_allclose(h, margin, atol=0.05)
+
+
+@pytest.mark.slow
+def test_centred_rewards_lie_around_zero(tiny: str, universal: Write, conversations: Rows, tmp_path: Path) -> None:
+    rows, means = conversations(8), []
+    for coefficient in (0.0, 0.1):
+        options = config(tiny, max_steps=100, batch_size=8, center_rewards=coefficient)
+        out = train(universal(rows, p_chosen=[0.7] * 8), options, out=tmp_path / f"{coefficient}")
+        means.append(abs(json.loads((out / "manifest.json").read_text())["rewards"]["mean"]))
+    assert means[1] < 0.02 < means[0]
+
+
+@pytest.mark.slow
+def test_gold_pairs_outvote_weak_ones_by_their_weight(
+    tiny: str, universal: Write, conversations: Rows, tmp_path: Path
+) -> None:
+    """The same pair as gold and, the other way round, as weak: with nine times the weight P(chosen) is 0.9."""
+    (prompt, good, bad), *_ = conversations(1)
+    data = universal([(prompt, good, bad), (prompt, bad, good)], origin=["gold", "weak"])
+    out = train(data, config(tiny, max_steps=150, gold_weight=9.0, warmup_share=0.0), out=tmp_path / "rm")
+    rewards = RewardModel.load(out).score([prompt, prompt], [good, bad])
+    assert rewards[0] - rewards[1] == pytest.approx(np.log(9), abs=0.1)
 
 
 @pytest.mark.slow
@@ -158,7 +190,7 @@ def test_what_is_written_counts_what_was_used_and_names_the_prompts(
         out = train(data, config(tiny, max_length=12), out=tmp_path / "rm")
     record = json.loads((out / "manifest.json").read_text())
     assert record["counts"] | {"truncated_conversations": 0} == {
-        "pairs": 4, "skipped_zero_weight": 1, "steps": 1, "truncated_conversations": 0,
+        "pairs": 4, "gold": 0, "skipped_zero_weight": 1, "steps": 1, "truncated_conversations": 0,
     }  # fmt: skip
     assert record["inputs"] == {"train.parquet": sha256(data)}
     assert record["rewards"]["n_responses"] == 8
