@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -55,3 +56,46 @@ def six_votes(six_pairs: Pairs) -> VoteMatrix:
     margins = np.full((6, 2), np.nan, dtype=np.float32)
     margins[:, 0] = [2.0, -1.0, 0.0, 0.5, -0.25, -4.0]
     return VoteMatrix(votes, margins, ("longer", "polite"), six_pairs.pair_ids)
+
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def _tiny_policy(folder: Path, seed: int) -> Path:
+    """A random Llama that reads and writes bytes, with a ChatML template and the end token for padding."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    special = ["<|im_start|>", "<|im_end|>"]
+    vocabulary = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(vocabulary)}, []))
+    backend.add_special_tokens(special)
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    end = "<|im_end|>"
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end, pad_token=end, chat_template=CHATML)
+    fast.save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = LlamaConfig(
+        vocab_size=len(fast), num_key_value_heads=2, max_position_embeddings=512, initializer_range=0.2,
+        bos_token_id=None, eos_token_id=fast.eos_token_id, pad_token_id=fast.eos_token_id, **sizes,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random causal language model as a folder."""
+    return _tiny_policy(tmp_path_factory.mktemp("policy"), 0)
+
+
+@pytest.fixture(scope="session")
+def other_policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with other weights."""
+    return _tiny_policy(tmp_path_factory.mktemp("other"), 1)

@@ -1,0 +1,216 @@
+"""A policy trained by DPO on soft pairs, from itself as the reference, and saved as a plain model."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from augment.policies import chat_tokens, load_policy, need_rlhf, quiet_trl, save_policy, seeded
+from augment.soft_dpo import soft_dpo_trainer
+from labeling.errors import DataError, WeakprefWarning
+from labeling.files import replacing
+from labeling.llm import Conversation
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+UNTIMED = ("epoch", "total_flos", "train_runtime", "train_samples_per_second", "train_steps_per_second", "step_time")
+"""What TRL logs that says nothing, or differs from run to run."""
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """How a policy is trained; every field says in `metadata["help"]` what it is.
+
+    Raises DataError for values out of range.
+    """
+
+    beta: float = _option(0.1, "How strongly the policy is held to where it starts (DPO's beta; weight of the KL).")
+    learning_rate: float = _option(1e-6, "Peak learning rate of AdamW; falls linearly to 0. LoRA wants 1e-5 to 1e-4.")
+    epochs: float = _option(1.0, "Passes over the pairs or prompts.")
+    max_steps: int | None = _option(None, "Optimizer steps; overrides epochs.")
+    batch_size: int = _option(4, "Pairs, or responses to be rewarded, per forward pass and device.")
+    gradient_accumulation: int = _option(4, "Forward passes per optimizer step.")
+    max_length: int = _option(1024, "Tokens per conversation; longer ones lose their end.")
+    lora_rank: int | None = _option(None, "Train adapters of this rank on all linear layers (default: all weights).")
+    bf16: bool = _option(False, "bfloat16 autocast.")
+    gradient_checkpointing: bool = _option(False, "Recompute activations: less memory, about a third slower.")
+    seed: int = _option(0, "Seed of the order, of adapters' first weights, and of sampling.")
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "learning_rate", "epochs", "batch_size", "gradient_accumulation", "max_length"):
+            if not getattr(self, name) > 0:
+                raise DataError(f"{name} is {getattr(self, name)}, expected a number above 0")
+        for name in ("max_steps", "lora_rank"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise DataError(f"{name} is {value}, expected 1 or more, or none")
+
+
+@dataclass(frozen=True)
+class SoftPairs:
+    """n pairs of responses to their prompts, and how sure it is that the first is preferred."""
+
+    prompts: Sequence[Conversation]
+    chosen: Sequence[str]
+    rejected: Sequence[str]
+    p_chosen: Sequence[float]
+    """q of the soft-pair objective, in [0, 1]."""
+    weight: Sequence[float] | None = None
+    """>= 0; scaled to a mean of 1. None = all alike."""
+    chosen_ended: Sequence[bool] | None = None
+    """Whether a response ended by itself (None = all did); one cut at a limit trains no end token."""
+    rejected_ended: Sequence[bool] | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {field.name: len(getattr(self, field.name)) for field in fields(self) if self._given(field.name)}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"pairs have columns of different lengths ({lengths}); expected one value a pair in each")
+        p = np.asarray(self.p_chosen, dtype=np.float64)
+        if not ((p >= 0) & (p <= 1)).all():
+            raise DataError("p_chosen has values outside [0, 1]; expected P(chosen preferred)")
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def _given(self, name: str) -> bool:
+        return getattr(self, name) is not None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training a policy did."""
+
+    folder: Path
+    steps: int
+    n_pairs: int
+    """Pairs, or prompts, trained on."""
+    n_too_long: int
+    """Left out: their prompt alone fills `max_length`."""
+    log: Sequence[Mapping[str, float]]
+    """TRL's figures, one entry a logged step."""
+
+    @property
+    def last(self) -> Mapping[str, float]:
+        """The last logged step."""
+        return self.log[-1] if self.log else {}
+
+
+def train_dpo(start: str | Path, pairs: SoftPairs, config: PolicyConfig, out: str | Path) -> Trained:
+    """Train a policy by soft-pair DPO from the model `start`, which is also the reference; save it to the folder `out`.
+
+    With `config.lora_rank` adapters are trained and merged: what is saved is a plain model either way. Raises DataError
+    without pairs that fit `max_length`, or without the extra `rlhf`.
+    """
+    need_rlhf()
+    from trl import DPOConfig
+
+    policy = load_policy(start)
+    dataset, n_too_long = token_pairs(policy.tokenizer, pairs, config.max_length)
+    reference = None if config.lora_rank else load_policy(start).network
+    with tempfile.TemporaryDirectory() as scratch, quiet_trl(), seeded(config.seed):
+        trainer = soft_dpo_trainer()(
+            policy.network.train(),
+            ref_model=reference,
+            args=DPOConfig(**arguments(config, scratch), beta=config.beta, max_length=config.max_length),
+            train_dataset=dataset,
+            processing_class=policy.tokenizer,
+            peft_config=lora(config),
+        )
+        run(trainer)
+    return finish(trainer, policy.tokenizer, Path(out), len(dataset), n_too_long)
+
+
+def token_pairs(tokenizer: Any, pairs: SoftPairs, max_length: int) -> tuple[Dataset, int]:
+    """Return pairs as the token ids the policy itself would write, and how many were left out as too long."""
+    from datasets import Dataset
+
+    asked, chosen = chat_tokens(tokenizer, pairs.prompts, pairs.chosen, pairs.chosen_ended)
+    _, rejected = chat_tokens(tokenizer, pairs.prompts, pairs.rejected, pairs.rejected_ended)
+    weight = np.ones(len(pairs)) if pairs.weight is None else np.asarray(pairs.weight, dtype=np.float64)
+    used = [i for i, prompt in enumerate(asked) if len(prompt) < max_length and weight[i] > 0]
+    n_too_long = sum(len(prompt) >= max_length for prompt in asked)
+    if not used:
+        raise DataError(
+            f"none of {len(pairs)} pairs can be trained on ({n_too_long} with prompts of {max_length} tokens or more); "
+            "expected pairs of positive weight that fit: raise max_length"
+        )
+    if n_too_long:
+        text = f"{n_too_long} of {len(pairs)} pairs left out: their prompts fill max_length, {max_length} tokens"
+        warnings.warn(text, WeakprefWarning, stacklevel=3)
+    columns = {
+        "prompt_ids": [asked[i] for i in used],
+        "chosen_ids": [chosen[i] for i in used],
+        "rejected_ids": [rejected[i] for i in used],
+        "p_chosen": [float(pairs.p_chosen[i]) for i in used],
+        "weight": (weight[used] / weight[used].mean()).tolist(),
+    }
+    return Dataset.from_dict(columns), n_too_long
+
+
+def arguments(config: PolicyConfig, scratch: str) -> dict[str, Any]:
+    """Return what all of TRL's trainers are told: linear decay, no checkpoints, no reports."""
+    import torch
+
+    return {
+        "output_dir": scratch,
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps or -1,
+        "learning_rate": config.learning_rate,
+        "activation_checkpointing": config.gradient_checkpointing,
+        "seed": config.seed,
+        "bf16": config.bf16,
+        "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": not sys.stderr.isatty(),
+    }
+
+
+def run(trainer: Any) -> None:
+    """Train, without printing every logged step."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+
+
+def lora(config: PolicyConfig) -> Any:
+    """Return peft's configuration of the adapters, or None where all weights are trained."""
+    if config.lora_rank is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def finish(trainer: Any, tokenizer: Any, out: Path, n: int, n_too_long: int) -> Trained:
+    """Save what a trainer trained, adapters merged, as a plain model folder."""
+    from peft import PeftModel
+
+    network = trainer.accelerator.unwrap_model(trainer.model)
+    network = network.merge_and_unload() if isinstance(network, PeftModel) else network
+    if trainer.is_world_process_zero():
+        with replacing(out) as part:
+            save_policy(network, tokenizer, part)
+    trainer.accelerator.wait_for_everyone()
+    log = [{k: v for k, v in entry.items() if k not in UNTIMED} for entry in trainer.state.log_history[:-1]]
+    return Trained(out, trainer.state.global_step, n, n_too_long, log)

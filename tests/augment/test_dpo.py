@@ -1,0 +1,80 @@
+"""A policy trained by DPO: what is saved is a plain model that prefers what it was told to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from augment.dpo import PolicyConfig, SoftPairs, token_pairs, train_dpo
+from augment.implicit_rewards import implicit_rewards, response_log_probs
+from augment.policies import load_policy
+from labeling.errors import DataError, WeakprefWarning
+
+pytestmark = pytest.mark.slow
+
+PROMPTS = [[{"role": "user", "content": f"Name colour {i}."}] for i in range(6)]
+CHOSEN = [f"green {i}" for i in range(6)]
+REJECTED = [f"no, not {i}" for i in range(6)]
+FAST = PolicyConfig(learning_rate=3e-3, max_steps=6, batch_size=3, gradient_accumulation=2)
+
+
+def rewards(folder, start, responses):
+    ours, theirs = (response_log_probs(load_policy(path), PROMPTS, responses) for path in (folder, start))
+    return implicit_rewards(ours, theirs)
+
+
+def weights(folder):
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_the_trained_policy_prefers_the_chosen_and_is_a_plain_model(policy_folder, tmp_path, rank) -> None:
+    config = PolicyConfig(**vars(FAST) | {"lora_rank": rank, "learning_rate": 3e-2 if rank else 3e-3})
+    done = train_dpo(policy_folder, SoftPairs(PROMPTS, CHOSEN, REJECTED, [1.0] * 6), config, tmp_path / "out")
+    margin = rewards(done.folder, policy_folder, CHOSEN) - rewards(done.folder, policy_folder, REJECTED)
+    assert (margin > 0).all()
+    assert (done.steps, done.n_pairs, done.n_too_long) == (6, 6, 0)
+    assert done.log[0]["rewards/margins"] == pytest.approx(0, abs=1e-4)
+    assert done.last["rewards/margins"] > done.log[0]["rewards/margins"]
+    assert not list(done.folder.glob("adapter*"))
+    assert json.loads((done.folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+
+
+def test_soft_labels_hold_the_margin_at_their_log_odds(policy_folder, tmp_path) -> None:
+    config = PolicyConfig(**vars(FAST) | {"max_steps": 60, "beta": 0.5})
+    pairs = SoftPairs(PROMPTS, CHOSEN, REJECTED, [0.7] * 6)
+    done = train_dpo(policy_folder, pairs, config, tmp_path / "out")
+    h = 0.5 * (rewards(done.folder, policy_folder, CHOSEN) - rewards(done.folder, policy_folder, REJECTED))
+    np.testing.assert_allclose(h.mean(), np.log(0.7 / 0.3), atol=0.15)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_leaves_the_callers_randomness_alone(policy_folder, tmp_path) -> None:
+    pairs = SoftPairs(PROMPTS, CHOSEN, REJECTED, [0.9] * 6)
+    config = PolicyConfig(**vars(FAST) | {"max_steps": 2, "lora_rank": 2})
+    np.random.seed(7)
+    before = np.random.get_state()[1].tolist()
+    first, second = (train_dpo(policy_folder, pairs, config, tmp_path / name) for name in "ab")
+    assert np.random.get_state()[1].tolist() == before
+    assert weights(first.folder) == weights(second.folder) != weights(policy_folder)
+    assert first.log == second.log
+
+
+def test_pairs_that_do_not_fit_are_counted_and_none_at_all_is_an_error(policy_folder) -> None:
+    tokenizer = load_policy(policy_folder).tokenizer
+    prompts = [[{"role": "user", "content": "long " * 30}], PROMPTS[0]]
+    pairs = SoftPairs(prompts, CHOSEN[:2], REJECTED[:2], [1.0, 1.0])
+    with pytest.warns(WeakprefWarning, match="1 of 2 pairs left out"):
+        dataset, n_too_long = token_pairs(tokenizer, pairs, 100)
+    assert (len(dataset), n_too_long) == (1, 1)
+    with pytest.raises(DataError, match="none of 2 pairs can be trained on"):
+        token_pairs(tokenizer, pairs, 8)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(DataError, match="beta is 0, expected a number above 0"):
+        PolicyConfig(beta=0)
+    with pytest.raises(DataError, match="lora_rank is 0"):
+        PolicyConfig(lora_rank=0)
