@@ -40,7 +40,7 @@ def soft_dpo_trainer() -> Any:
     from trl import DPOTrainer
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-    from rm.loss import soft_pair_loss
+    from rm.objectives import bradley_terry
 
     @dataclass
     class SoftCollator(DataCollatorForPreference):  # type: ignore[misc]
@@ -83,7 +83,7 @@ def soft_dpo_trainer() -> Any:
             else:
                 reference = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
             chosen, rejected = (self.beta * (ours - theirs) for ours, theirs in zip(log_p, reference, strict=True))
-            loss = (inputs["weight"] * soft_pair_loss(chosen - rejected, inputs["p_chosen"])).mean()
+            loss = (inputs["weight"] * bradley_terry(chosen - rejected, inputs["p_chosen"])).mean()
             self._note(chosen.detach(), rejected.detach())
             return (loss, outputs) if return_outputs else loss
 
