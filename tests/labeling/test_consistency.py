@@ -23,7 +23,7 @@ from labeling.consistency import (
     top_order,
 )
 from labeling.errors import DataError, WeakprefWarning
-from rm.loss import soft_pair_loss
+from rm.objectives import bradley_terry
 
 KINDS = pytest.mark.parametrize("kind", RATES)
 scores = st.lists(st.integers(-3, 3), min_size=2, max_size=7)
@@ -145,7 +145,7 @@ def test_rates_below_a_half_are_raised_to_it_and_warned_of():
 
 def loss(rate, h):
     h, q = (torch.tensor(float(value), dtype=torch.float64) for value in (h, rate))
-    return soft_pair_loss(h, q).item()
+    return bradley_terry(h, q).item()
 
 
 def plain(h):
@@ -174,5 +174,5 @@ def test_a_rate_and_a_margin_mirrored_give_the_same_loss(h, rate):
 def test_consistency_of_a_half_has_no_gradient_at_no_margin_and_more_has():
     for rate, gradient in ((0.5, 0.0), (1.0, -0.5), (0.46, 0.04)):
         h = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        soft_pair_loss(h, torch.tensor(rate, dtype=torch.float64)).backward()
+        bradley_terry(h, torch.tensor(rate, dtype=torch.float64)).backward()
         assert h.grad.item() == pytest.approx(gradient, abs=1e-12)
