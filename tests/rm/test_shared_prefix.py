@@ -1,0 +1,235 @@
+"""Packed rows give the rewards and gradients that conversations one by one give, on every architecture listed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+import rm.shared_prefix
+from rm.data import pad
+from rm.packing import PackedRow, Tree, pack
+from rm.shared_prefix import (
+    DECODERS,
+    ENCODERS,
+    accept_packed,
+    block_mask,
+    cannot_pack,
+    is_causal,
+    packed_rewards,
+    score_packed,
+    sees,
+)
+
+SIZES = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 50,
+    "initializer_range": 0.3, "max_position_embeddings": 256, "pad_token_id": 0, "num_labels": 1,
+}  # fmt: skip
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(num_key_value_heads=2, **SIZES),
+    "mistral": MistralConfig(num_key_value_heads=2, sliding_window=32, **SIZES),
+    "qwen2": Qwen2Config(num_key_value_heads=1, **SIZES),
+    "qwen3": Qwen3Config(num_key_value_heads=2, head_dim=16, **SIZES),
+    "bert": BertConfig(**SIZES),
+}
+TOLERANCE = 1e-5
+"""Of rewards (their spread is about 1) and of gradients relative to the largest one, in float32."""
+Groups = Sequence[Sequence[np.ndarray]]
+
+
+def model_of(name: str) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(CONFIGS[name], attn_implementation="eager")
+    for module in model.modules():  # biases and norms of a new model are 0 and 1: an error there would not show
+        for parameter in module.parameters(recurse=False):
+            if parameter.dim() == 1:
+                parameter.data += torch.linspace(-0.3, 0.3, len(parameter))
+    return model.eval()
+
+
+def groups_of(seed: int = 0) -> list[list[np.ndarray]]:
+    """Pairs with long, short and no shared beginnings, a lone conversation and three responses to one prompt."""
+    rng = np.random.default_rng(seed)
+
+    def ids(n: int) -> np.ndarray:
+        return rng.integers(1, 50, n).astype(np.int32)
+
+    groups = []
+    for prefix, rests in ((20, (5, 9)), (3, (1, 1)), (0, (8, 4)), (0, (12,)), (11, (2, 6, 3)), (1, (20, 1))):
+        start = ids(prefix)
+        groups.append([np.concatenate([start, [i + 1], ids(rest - 1)]) for i, rest in enumerate(rests)])
+    return groups
+
+
+def plain(model: PreTrainedModel, groups: Groups) -> torch.Tensor:
+    """The stock model on a padded batch, through its own forward."""
+    return model(**pad([ids for group in groups for ids in group], 0)).logits[:, 0]
+
+
+def gradients(model: PreTrainedModel, rewards: torch.Tensor) -> torch.Tensor:
+    """Of a loss to which every reward contributes differently."""
+    model.zero_grad()
+    (rewards * torch.linspace(-1, 2, len(rewards))).sum().backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def largest_differences(name: str, row: Callable[[Groups], PackedRow], attention: str) -> tuple[float, float]:
+    """Of rewards, and of gradients relative to the largest gradient, between the plain and the packed path."""
+    model, groups = model_of(name), groups_of()
+    expected = plain(model, groups)
+    expected_gradients = gradients(model, expected)
+    accept_packed(model, attention)
+    rewards = packed_rewards(model, row(groups))
+    differences = (rewards - expected).detach().abs().max() / expected.detach().std()
+    scale = expected_gradients.abs().max()
+    return float(differences), float((gradients(model, rewards) - expected_gradients).abs().max() / scale)
+
+
+def packed(name: str) -> Callable[[Groups], PackedRow]:
+    return lambda groups: pack(groups, causal=name in DECODERS)
+
+
+@pytest.mark.parametrize("attention", [rm.shared_prefix.ATTENTION, "sdpa", "eager"])
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+def test_packed_rewards_and_gradients_are_those_of_the_plain_path(name: str, attention: str) -> None:
+    rewards, grads = largest_differences(name, packed(name), attention)
+    assert rewards < TOLERANCE
+    assert grads < TOLERANCE
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+def test_a_response_that_saw_the_other_would_be_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaky(trees: tuple[Tree, ...], causal: bool, device: torch.device) -> torch.Tensor:
+        seen = torch.ones_like(sees(trees, causal, device))
+        return seen.tril() if causal else seen
+
+    monkeypatch.setattr(rm.shared_prefix, "sees", leaky)
+    rewards, grads = largest_differences(name, packed(name), "sdpa")
+    assert rewards > 100 * TOLERANCE
+    assert grads > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+def test_positions_that_run_on_through_the_row_would_be_caught(name: str) -> None:
+    def misplaced(groups: Groups) -> PackedRow:
+        row = packed(name)(groups[:3])
+        return dataclasses.replace(row, position_ids=torch.arange(row.input_ids.shape[1])[None])
+
+    model, groups = model_of(name), groups_of()[:3]
+    expected = plain(model, groups)
+    accept_packed(model)
+    assert (packed_rewards(model, packed(name)(groups)) - expected).abs().max() < TOLERANCE * 10
+    assert (packed_rewards(model, misplaced(groups)) - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+def test_other_conversations_in_the_row_change_nothing(name: str) -> None:
+    model, groups = model_of(name), groups_of()
+    accept_packed(model)
+    alone = torch.cat([packed_rewards(model, packed(name)([group])) for group in groups])
+    torch.testing.assert_close(packed_rewards(model, packed(name)(groups)), alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+def test_plain_batches_are_read_as_before(name: str) -> None:
+    model, groups = model_of(name), groups_of()
+    before = plain(model, groups)
+    accept_packed(model)
+    torch.testing.assert_close(plain(model, groups), before, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+@pytest.mark.parametrize("budget", [1, 40, 1000])
+def test_scores_are_the_same_whatever_the_budget_and_whoever_shares(name: str, budget: int) -> None:
+    model, groups = model_of(name), groups_of()
+    expected = plain(model, groups).detach().numpy()
+    accept_packed(model)
+    ids = [conversation for group in groups for conversation in group]
+    order = np.random.default_rng(0).permutation(len(ids))
+    np.testing.assert_allclose(score_packed(model, [ids[i] for i in order], budget), expected[order], atol=1e-5)
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    model, groups = model_of("llama").train(), groups_of()
+    accept_packed(model)
+    expected = gradients(model, packed_rewards(model, pack(groups)))
+    model.activation_checkpointing_enable()
+    torch.testing.assert_close(gradients(model, packed_rewards(model, pack(groups))), expected, atol=1e-5, rtol=0)
+
+
+def test_the_rule_for_flex_attention_is_the_rule_written_out() -> None:
+    """Flex attention runs on GPUs only; what it is told can be checked here."""
+    for causal in (True, False):
+        trees = pack(groups_of(), causal=causal).trees
+        expected, mask = sees(trees, causal, torch.device("cpu"))[0, 0], block_mask(trees, causal, torch.device("cpu"))
+        q, k = (torch.arange(len(expected)) for _ in range(2))
+        zero = torch.tensor(0)
+        assert torch.equal(mask.mask_mod(zero, zero, q[:, None], k[None, :]), expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "max_length", "words"),
+    [
+        (GPT2Config(n_layer=1, n_embd=8, n_head=2), 8, "GPT2ForSequenceClassification: packed rows are known to be"),
+        (CONFIGS["mistral"], 33, "MistralForSequenceClassification: its attention slides over 32 tokens"),
+        (
+            LlamaConfig(**SIZES, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}),
+            8,
+            r"LlamaForSequenceClassification: its rotary embedding \(dynamic\) depends on the longest input",
+        ),
+    ],
+)
+def test_an_architecture_that_cannot_is_named_with_the_reason(
+    config: PreTrainedConfig, max_length: int, words: str
+) -> None:
+    reason = cannot_pack(AutoModelForSequenceClassification.from_config(config), max_length)
+    assert reason is not None
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(reason)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_listed_architectures_can(name: str) -> None:
+    model = model_of(name)
+    assert cannot_pack(model, 32) is None
+    assert is_causal(model) == (name in DECODERS)
+
+
+@pytest.mark.slow
+def test_smollm2_on_long_prompts_agrees_to_1e_4(smollm2_folder: Path) -> None:
+    from rm.data import tokenise
+    from rm.model import load_base
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, tokenizer = load_base(str(smollm2_folder), 512)
+    words = "The capital of France is Paris, of course, but I would rather talk about something else today."
+    prompt = {"role": "user", "content": words * 8}
+    rows = [[prompt, {"role": "assistant", "content": words * n + end}] for n in (1, 3) for end in ("", " No!")]
+    ids = tokenise(tokenizer, rows, 512).ids
+    groups = [ids[:2], ids[2:]]
+    expected = model(**pad(ids, tokenizer.pad_token_id)).logits[:, 0]
+    expected_gradients = gradients(model, expected)
+    accept_packed(model)
+    row = pack(groups)
+    rewards = packed_rewards(model, row)
+    assert all(tree.prefix > 100 for tree in row.trees)
+    torch.testing.assert_close(rewards, expected, atol=1e-4, rtol=0)
+    scale = float(expected_gradients.abs().max())
+    torch.testing.assert_close(gradients(model, rewards), expected_gradients, atol=1e-4 * scale, rtol=0)
