@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,12 +107,25 @@ class Trained:
         """The last logged step."""
         return self.log[-1] if self.log else {}
 
+    def facts(self) -> dict[str, Any]:
+        """Return counts, and the first and last logged figures: what a ledger says of it."""
+        ends = {"first": self.log[0], "last": self.log[-1]} if self.log else {}
+        return {"steps": self.steps, "n_trained": self.n_pairs, "n_too_long": self.n_too_long, "training": ends}
 
-def train_dpo(start: str | Path, pairs: SoftPairs, config: PolicyConfig, out: str | Path) -> Trained:
+
+def train_dpo(
+    start: str | Path,
+    pairs: SoftPairs,
+    config: PolicyConfig,
+    out: str | Path,
+    *,
+    note: Callable[[Trained], None] = lambda _: None,
+) -> Trained:
     """Train a policy by soft-pair DPO from the model `start`, which is also the reference; save it to the folder `out`.
 
-    With `config.lora_rank` adapters are trained and merged: what is saved is a plain model either way. Raises DataError
-    without pairs that fit `max_length`, or without the extra `rlhf`.
+    With `config.lora_rank` adapters are trained and merged: what is saved is a plain model either way. `note` is told
+    what was done just before the folder is there. Raises DataError without pairs that fit `max_length`, or without the
+    extra `rlhf`.
     """
     need_rlhf()
     from trl import DPOConfig
@@ -130,7 +143,7 @@ def train_dpo(start: str | Path, pairs: SoftPairs, config: PolicyConfig, out: st
             peft_config=lora(config),
         )
         run(trainer)
-    return finish(trainer, policy.tokenizer, Path(out), len(dataset), n_too_long)
+    return finish(trainer, policy.tokenizer, Path(out), (len(dataset), n_too_long), note)
 
 
 def token_pairs(tokenizer: Any, pairs: SoftPairs, max_length: int) -> tuple[Dataset, int]:
@@ -202,15 +215,19 @@ def lora(config: PolicyConfig) -> Any:
     )
 
 
-def finish(trainer: Any, tokenizer: Any, out: Path, n: int, n_too_long: int) -> Trained:
-    """Save what a trainer trained, adapters merged, as a plain model folder."""
+def finish(
+    trainer: Any, tokenizer: Any, out: Path, counts: tuple[int, int], note: Callable[[Trained], None]
+) -> Trained:
+    """Save what a trainer trained, adapters merged, as a plain model folder; counts are used and too long rows."""
     from peft import PeftModel
 
+    log = [{k: v for k, v in entry.items() if k not in UNTIMED} for entry in trainer.state.log_history[:-1]]
+    done = Trained(out, trainer.state.global_step, *counts, log)
     network = trainer.accelerator.unwrap_model(trainer.model)
     network = network.merge_and_unload() if isinstance(network, PeftModel) else network
     if trainer.is_world_process_zero():
         with replacing(out) as part:
             save_policy(network, tokenizer, part)
+            note(done)
     trainer.accelerator.wait_for_everyone()
-    log = [{k: v for k, v in entry.items() if k not in UNTIMED} for entry in trainer.state.log_history[:-1]]
-    return Trained(out, trainer.state.global_step, n, n_too_long, log)
+    return done

@@ -1,0 +1,180 @@
+"""Judge data (EFT): a model's own gradings that agree with human rankings, to train it as a judge (2401.10020)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from labeling.errors import DataError
+from labeling.files import replacing
+from labeling.judge_prompts import load_template
+from labeling.llm import Conversation, Engine, Sampling
+from labeling.pairs import MESSAGES, Pairs, prompt_id, prompt_text
+from labeling.rubric_judge import parse_score
+
+SCHEMA = pa.schema(
+    [("messages", MESSAGES), ("prompt_id", pa.string()), ("response", pa.string()), ("score", pa.int32())]
+)
+"""A grading: the judge's prompt and the model's answer, as TRL's SFTTrainer reads it; what was graded, and how."""
+
+Win = tuple[str, str]
+"""A response that people preferred, and the one it was preferred to."""
+
+
+@dataclass(frozen=True)
+class Grading:
+    """One answer of a model that was asked to grade one response."""
+
+    prompt_id: str
+    response: str
+    sample: int
+    """Which of the answers about this response it is."""
+    asked: Conversation
+    text: str
+    score: int | None
+    """0 to 5; None where the answer ends in no score."""
+
+
+@dataclass(frozen=True)
+class Eft:
+    """Judge data, and what was left out on the way."""
+
+    items: Sequence[Grading]
+    counts: Mapping[str, Any]
+
+    def write(self, path: str | Path) -> None:
+        """Write the items as Parquet, `SCHEMA`."""
+        rows = [
+            {
+                "messages": [*item.asked, {"role": "assistant", "content": item.text}],
+                "prompt_id": item.prompt_id,
+                "response": item.response,
+                "score": item.score,
+            }
+            for item in self.items
+        ]
+        with replacing(path) as part:
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part, compression="zstd")
+
+
+def build_eft(
+    pairs: Pairs, engine: Engine, sampling: Sampling, *, most_per_score: int | None = None, seed: int = 0
+) -> Eft:
+    """Let a model grade the responses of pairs with gold, `sampling.n` times each; return the gradings worth learning.
+
+    Ties say nothing and are left out. Raises DataError where no pair has a gold label that is no tie, or no grading
+    agrees with people.
+    """
+    decided = ~np.isnan(pairs.gold) & (pairs.gold != 0.5)
+    if not decided.any():
+        raise DataError(f"none of {len(pairs)} pairs says which response is better; pass pairs with a gold column")
+    wins, questions = _ranked(pairs.take(decided))
+    gradings = grade(wins, questions, engine, sampling)
+    agreeing = agree_with_people(gradings, wins)
+    if not agreeing:
+        raise DataError(
+            f"none of {len(gradings)} gradings orders the responses of its prompt as people did "
+            f"({sum(g.score is None for g in gradings)} end in no score); expected some: a larger model, more samples"
+        )
+    kept = flatten(agreeing, most_per_score, seed)
+    counts = {
+        "gradings": len(gradings),
+        "unparsed": sum(g.score is None for g in gradings),
+        "agreeing": len(agreeing),
+        "kept": len(kept),
+        "scores_before": _histogram(agreeing),
+        "scores": _histogram(kept),
+    }
+    return Eft(kept, counts)
+
+
+def grade(
+    wins: Mapping[str, Sequence[Win]], questions: Mapping[str, str], engine: Engine, sampling: Sampling
+) -> list[Grading]:
+    """Return `sampling.n` gradings of each response that won or lost, by the rubric of five points."""
+    template = load_template("rubric")
+    asked = [
+        (
+            name,
+            response,
+            template({"question": questions[name], "response": response}, {"reference": None, "closed": False}),
+        )
+        for name, pairs in wins.items()
+        for response in dict.fromkeys(text for win in pairs for text in win)
+    ]
+    answers = engine.generate([conversation for _, _, conversation in asked], sampling)
+    return [
+        Grading(name, response, i, conversation, answer.text, parse_score(answer.text))
+        for (name, response, conversation), samples in zip(asked, answers, strict=True)
+        for i, answer in enumerate(samples)
+    ]
+
+
+def agree_with_people(gradings: Sequence[Grading], wins: Mapping[str, Sequence[Win]]) -> list[Grading]:
+    """Return the gradings of those rounds that score every winner of a prompt above the response it beat.
+
+    A round is one sample number of a prompt: one grading of each of its responses. A response without a score, or an
+    equal score, disagrees.
+    """
+    rounds: dict[tuple[str, int], dict[str, Grading]] = defaultdict(dict)
+    for grading in gradings:
+        rounds[grading.prompt_id, grading.sample][grading.response] = grading
+    kept = []
+    for (name, _), found in rounds.items():
+        scores = {response: grading.score for response, grading in found.items()}
+        if all(_above(scores.get(won), scores.get(lost)) for won, lost in wins[name]):
+            kept += list(found.values())
+    return kept
+
+
+def flatten(gradings: Sequence[Grading], most_per_score: int | None = None, seed: int = 0) -> list[Grading]:
+    """Return at most so many gradings of each score, in their order; which ones is drawn by a seeded hash.
+
+    Default: the mean count of the scores that occur, rounded up, so that frequent scores lose and rare ones stay.
+    """
+    if most_per_score is not None and most_per_score < 1:
+        raise DataError(f"most_per_score is {most_per_score}; expected 1 or more, or none")
+    counted = Counter(grading.score for grading in gradings)
+    most = most_per_score or -(-len(gradings) // max(len(counted), 1))
+    drawn = sorted(gradings, key=lambda grading: _lot(grading, seed))
+    place: Counter[int | None] = Counter()
+    kept = set()
+    for grading in drawn:
+        place[grading.score] += 1
+        if place[grading.score] <= most:
+            kept.add(id(grading))
+    return [grading for grading in gradings if id(grading) in kept]
+
+
+def _above(won: int | None, lost: int | None) -> bool:
+    return won is not None and lost is not None and won > lost
+
+
+def _lot(grading: Grading, seed: int) -> bytes:
+    text = f"{seed} {grading.prompt_id} {grading.sample} {grading.response}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _ranked(pairs: Pairs) -> tuple[dict[str, list[Win]], dict[str, str]]:
+    """Return who won against whom, and the question, by prompt."""
+    wins: dict[str, list[Win]] = defaultdict(list)
+    questions = {}
+    columns = (pairs.table[name].to_pylist() for name in ("prompt", "response_a", "response_b"))
+    for (prompt, a, b), gold in zip(zip(*columns, strict=True), pairs.gold.tolist(), strict=True):
+        name = prompt_id(prompt)
+        questions[name] = prompt_text(prompt)
+        wins[name].append((a, b) if gold > 0.5 else (b, a))
+    return dict(wins), questions
+
+
+def _histogram(gradings: Sequence[Grading]) -> dict[str, int]:
+    counted = Counter(grading.score for grading in gradings)
+    return {str(score): counted[score] for score in range(6)}

@@ -1,0 +1,253 @@
+"""One iteration of self-rewarding: candidates, scores, pairs, DPO; each step is a file that is made once."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from augment.dpo import SoftPairs, Trained, train_dpo
+from augment.generate import generate, read_candidates
+from augment.implicit_rewards import ResponseLogProbs, response_log_probs
+from augment.new_prompts import new_prompts
+from augment.pair_candidates import PairedCandidates, pair_candidates
+from augment.policies import load_policy
+from augment.self_scores import agreement, judged, ranked, soft_label
+from labeling.errors import DataError
+from labeling.files import replacing, write_json
+from labeling.llm import Conversation
+from labeling.pairs import MESSAGES
+
+if TYPE_CHECKING:
+    from augment.self_reward import Load, SelfReward
+
+FloatArray = npt.NDArray[np.float64]
+
+STEPS = ("candidates.parquet", "scores.parquet", "pairs.parquet", "model")
+"""What an iteration makes, in this order."""
+
+FACTS = ("scores.json", "pairs.json", "training.json")
+"""What the steps counted, for the ledger: each is there before what it is about."""
+
+SCORES = pa.schema(
+    [("prompt_id", pa.string()), ("sample", pa.int32()), ("score", pa.float64()), ("score_before", pa.float64())]
+)
+"""A candidate's score, and what the policy before gave it (cream; null where there was none)."""
+
+PAIRS = pa.schema(
+    [
+        ("prompt", MESSAGES),
+        ("prompt_id", pa.string()),
+        ("chosen", pa.string()),
+        ("rejected", pa.string()),
+        ("score_chosen", pa.float64()),
+        ("score_rejected", pa.float64()),
+        ("chosen_ended", pa.bool_()),
+        ("rejected_ended", pa.bool_()),
+        ("p_chosen", pa.float64()),
+    ]
+)
+"""What a policy is trained on; `p_chosen` is q."""
+
+
+def run_iteration(
+    run: Path, iteration: int, prompts: Sequence[Conversation], how: SelfReward, load: Load, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Make what iteration 1, 2, ... lacks; return its row of the ledger."""
+    folder = run / f"iteration-{iteration}"
+    current = run / f"iteration-{iteration - 1}" / "model"
+    makers = {
+        "candidates.parquet": lambda: _write_candidates(folder, run, current, prompts, how, load, iteration),
+        "scores.parquet": lambda: _write_scores(folder, run, current, how, load, iteration),
+        "pairs.parquet": lambda: _write_pairs(folder, how),
+        "model": lambda: _train(folder, current, how, iteration),
+    }
+    for stale in folder.glob(".*.part"):  # of a run that was killed
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    for name in STEPS:
+        if not (folder / name).exists():
+            say(f"iteration {iteration} of {how.iterations}: {name}")
+            makers[name]()
+            gc.collect()  # engines hold gigabytes, and some sit in cycles
+    row: dict[str, Any] = {"iteration": iteration, "method": how.method, **_candidate_facts(folder)}
+    for name in FACTS:
+        row |= json.loads((folder / name).read_text(encoding="utf-8"))
+    return row
+
+
+def _write_candidates(
+    folder: Path, run: Path, current: Path, prompts: Sequence[Conversation], how: SelfReward, load: Load, iteration: int
+) -> None:
+    if how.new_prompts:
+        prompts = _new_prompts(folder, run, prompts, how, load, iteration)
+    generate(prompts, load(current), folder / "candidates.parquet", how.sampling(iteration))
+
+
+def _new_prompts(
+    folder: Path, run: Path, seeds: Sequence[Conversation], how: SelfReward, load: Load, iteration: int
+) -> Sequence[Conversation]:
+    """Return prompts written by the model a run started from: a fixed one, as in the paper."""
+    path = folder / "prompts.parquet"
+    if not path.exists():
+        from augment.new_prompts import SAMPLING, FewShot
+
+        seed = how.seed + 1_000 * iteration
+        engine, sampling = load(run / "iteration-0" / "model"), replace(SAMPLING, seed=seed)
+        found = new_prompts(seeds, engine, how.new_prompts, how=FewShot(seed=seed), sampling=sampling)
+        if not found.prompts:
+            raise DataError(f"iteration {iteration}: no new prompt was fit to use; answer those given (new_prompts=0)")
+        with replacing(path) as part:
+            pq.write_table(pa.table({"prompt": pa.array([list(p) for p in found.prompts], MESSAGES)}), part)
+    made: list[Conversation] = pq.read_table(path)["prompt"].to_pylist()
+    return made
+
+
+def _write_scores(folder: Path, run: Path, current: Path, how: SelfReward, load: Load, iteration: int) -> None:
+    table = read_candidates(folder / "candidates.parquet")
+    before = np.full(len(table), np.nan)
+    if how.method == "srlm":
+        scored = judged(table, load(current), replace(how.grades, seed=how.seed + iteration))
+        scores, counts = scored.scores, dict(scored.counts)
+    else:
+        scores, before, counts = _implicit(table, run, how, iteration)
+    write_json(folder / "scores.json", counts)
+    values = [pa.array(numbers, from_pandas=True) for numbers in (scores, before)]
+    columns = [table["prompt_id"], table["sample"], *values]
+    with replacing(folder / "scores.parquet") as part:
+        pq.write_table(pa.table(columns, schema=SCORES), part, compression="zstd")
+
+
+def _implicit(
+    table: pa.Table, run: Path, how: SelfReward, iteration: int
+) -> tuple[FloatArray, FloatArray, dict[str, Any]]:
+    """Return the rewards of M_t and of the model before it (NaN where nothing comes before), and their agreement."""
+    sources = lineage(run, how, iteration)
+    found: dict[str | Path, ResponseLogProbs] = {}
+    for source in dict.fromkeys(sources):
+        found[source] = _log_probs(source, table)
+    base = sources[0]
+    rewards = [ranked(table, found[s], None if s == base else found[base], how.over) for s in sources]
+    scores, counts = rewards[-1].scores, dict(rewards[-1].counts)
+    if len(sources) == 1:
+        return scores, np.full(len(table), np.nan), counts | {"consistency": None}
+    before = rewards[-2].scores
+    rates = {kind: rate.mean for kind, rate in agreement(table, scores, before).items()}
+    return scores, before, counts | {"consistency": rates}
+
+
+def lineage(run: Path, how: SelfReward, iteration: int) -> list[str | Path]:
+    """Return M_0, and as far as there are such, M_(t-1) and M_t of an iteration; M_0 is not named twice.
+
+    Without a base, M_0 is where the run starts: the first iteration has it alone.
+    """
+    start = run / "iteration-0" / "model"
+    models: list[str | Path] = [*([how.base] if how.base else []), start]
+    models += [run / f"iteration-{i}" / "model" for i in range(1, iteration)]
+    return models if len(models) < 3 else [models[0], *models[-2:]]
+
+
+def _log_probs(source: str | Path, table: pa.Table) -> ResponseLogProbs:
+    ended = [reason == "stop" for reason in table["finish_reason"].to_pylist()]
+    texts = [text or "" for text in table["response"].to_pylist()]
+    return response_log_probs(load_policy(source), table["prompt"].to_pylist(), texts, ended)
+
+
+def _write_pairs(folder: Path, how: SelfReward) -> None:
+    table = read_candidates(folder / "candidates.parquet")
+    found = pq.read_table(folder / "scores.parquet")
+    scores, before = (found[name].to_numpy() for name in ("score", "score_before"))
+    made = pair_candidates(table, scores)
+    if not made.table.num_rows:
+        left = ", ".join(f"{count:,} {reason}" for reason, count in made.left_out.items())
+        raise DataError(
+            f"{folder}: no pair could be made of {table.num_rows:,} candidates ({left}); expected one or more: a "
+            "larger model, more candidates, more prompts"
+        )
+    oriented = _oriented(made.table, _ends(table))
+    q = np.ones(len(oriented))
+    if how.method == "cream" and not np.isnan(before).all():
+        rates = agreement(table, scores, before)[how.rate]
+        q = soft_label(rates, np.array(oriented["prompt_id"].to_pylist()), how.per_prompt)
+    oriented = oriented.append_column(PAIRS.field("p_chosen"), pa.array(q))
+    write_json(folder / "pairs.json", _pair_facts(made, oriented))
+    with replacing(folder / "pairs.parquet") as part:
+        pq.write_table(oriented.cast(PAIRS), part, compression="zstd")
+
+
+def _ends(table: pa.Table) -> dict[tuple[str, str], bool]:
+    """Return whether the model ended a response by itself, by prompt and text."""
+    found: dict[tuple[str, str], bool] = {}
+    columns = (table[name].to_pylist() for name in ("prompt_id", "response", "finish_reason"))
+    for prompt, text, reason in zip(*columns, strict=True):
+        found[prompt, text] = found.get((prompt, text), False) or reason == "stop"
+    return found
+
+
+def _oriented(pairs: pa.Table, ends: dict[tuple[str, str], bool]) -> pa.Table:
+    """Return pairs with the better score first."""
+    rows = []
+    for row in pairs.to_pylist():
+        a, b = ({"text": row[f"response_{side}"], "score": row[f"score_{side}"]} for side in "ab")
+        better, worse = (a, b) if a["score"] > b["score"] else (b, a)
+        rows.append(
+            {
+                "prompt": row["prompt"],
+                "prompt_id": row["group"],
+                "chosen": better["text"],
+                "rejected": worse["text"],
+                "score_chosen": better["score"],
+                "score_rejected": worse["score"],
+                "chosen_ended": ends[row["group"], better["text"]],
+                "rejected_ended": ends[row["group"], worse["text"]],
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=pa.schema([f for f in PAIRS if f.name != "p_chosen"]))
+
+
+def _train(folder: Path, current: Path, how: SelfReward, iteration: int) -> None:
+    table = pq.read_table(folder / "pairs.parquet")
+    names = ("prompt", "chosen", "rejected", "p_chosen")
+    prompts, chosen, rejected, q = (table[name].to_pylist() for name in names)
+    ended = {name: table[name].to_pylist() for name in ("chosen_ended", "rejected_ended")}
+    pairs = SoftPairs(prompts, chosen, rejected, q, **ended)
+    config = replace(how.training, seed=how.training.seed + how.seed + iteration)
+
+    def note(done: Trained) -> None:
+        write_json(folder / "training.json", done.facts())
+
+    train_dpo(current, pairs, config, folder / "model", note=note)
+
+
+def _candidate_facts(folder: Path) -> dict[str, Any]:
+    table = read_candidates(folder / "candidates.parquet")
+    texts = [text or "" for text in table["response"].to_pylist()]
+    return {
+        "n_prompts": len(set(table["prompt_id"].to_pylist())),
+        "n_candidates": len(texts),
+        "n_empty": sum(not text.strip() for text in texts),
+        "cut_share": float(np.mean([reason == "length" for reason in table["finish_reason"].to_pylist()])),
+        "candidate_chars": float(np.mean([len(text) for text in texts])),
+    }
+
+
+def _pair_facts(made: PairedCandidates, pairs: pa.Table) -> dict[str, Any]:
+    n_ties = made.left_out.get("pairs: equal scores", 0)
+    lengths = {side: np.array([len(text) for text in pairs[side].to_pylist()]) for side in ("chosen", "rejected")}
+    return {
+        "n_pairs": len(pairs),
+        "tie_rate": n_ties / (n_ties + len(pairs)),
+        "left_out": dict(made.left_out),
+        "chosen_chars": float(lengths["chosen"].mean()),
+        "rejected_chars": float(lengths["rejected"].mean()),
+        "longer_chosen_share": float((lengths["chosen"] > lengths["rejected"]).mean()),
+        "q": float(np.mean(pairs["p_chosen"].to_numpy())),
+    }

@@ -1,0 +1,164 @@
+"""Self-rewarding and CREAM: a policy answers prompts, ranks its answers, and learns from the best and the worst.
+
+A run is a folder: run.json, ledger.jsonl, and `iteration-<t>` with candidates, scores, pairs and the model M_t;
+`iteration-0/model` is where it starts. Each is written whole or not at all, so that a run that was killed goes on
+from the last finished step, and ends in the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from augment.dpo import PolicyConfig
+from augment.implicit_rewards import Over
+from augment.policies import load_policy, need_rlhf, save_as_folder
+from labeling.consistency import RATES, Kind
+from labeling.errors import DataError
+from labeling.files import replacing, versions, write_json
+from labeling.llm import Conversation, Engine, Sampling
+from labeling.pairs import prompt_id
+
+Method = Literal["srlm", "cream"]
+Load = Callable[[Path], Engine]
+
+CANDIDATES: dict[str, Sampling] = {
+    "srlm": Sampling(n=4, temperature=0.7, top_p=0.9, max_tokens=512),
+    "cream": Sampling(n=5, temperature=0.8, top_p=0.95, max_tokens=512),
+}
+"""How candidates are drawn by method (arXiv 2401.10020, 2410.12735)."""
+
+GRADES = Sampling(n=3, temperature=0.7, top_p=0.9, max_tokens=300)
+"""How graded answers are drawn (arXiv 2401.10020)."""
+
+
+@dataclass(frozen=True)
+class SelfReward:
+    """How a policy rewards itself.
+
+    Raises DataError for values out of range.
+    """
+
+    method: Method = "srlm"
+    """srlm: the policy grades its answers by the rubric of five points. cream: its implicit rewards rank them, and how
+    far the policy before it agrees is the soft label."""
+    iterations: int = 2
+    candidates: Sampling | None = None
+    """How answers are drawn; None = as the method's paper does (`CANDIDATES`)."""
+    grades: Sampling = GRADES
+    """srlm: how graded answers are drawn."""
+    base: str | None = None
+    """cream: the model M_0 before fine-tuning, reference of the implicit rewards; None = the model a run starts from.
+    The policy of the first iteration is then M_0 itself: nothing comes before it, and q is 1."""
+    rate: Kind = "kendall"
+    """cream: which consistency rate is C."""
+    per_prompt: bool = False
+    """cream: label each pair with the rate of its own prompt, not with the mean."""
+    over: Over = "sum"
+    """cream: implicit rewards are a sum over tokens, or their mean, which does not grow with length."""
+    new_prompts: int = 0
+    """Prompts that the starting model adds in each iteration, which are answered in place of those given (METHODS 4);
+    0 = answer the same prompts each time."""
+    seed: int = 0
+    training: PolicyConfig = field(default_factory=PolicyConfig)
+    """DPO from M_t, with M_t as the reference."""
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method) or self.rate not in RATES:
+            raise DataError(
+                f"method is {self.method!r} and rate {self.rate!r}; expected {' or '.join(get_args(Method))}, and one "
+                f"of {', '.join(RATES)}"
+            )
+        if self.iterations < 1 or self.new_prompts < 0:
+            raise DataError(
+                f"iterations is {self.iterations} and new_prompts {self.new_prompts}; expected 1, 0 or more"
+            )
+        if self.sampling(1).n < 2:
+            raise DataError(f"n is {self.sampling(1).n}; expected 2 candidates a prompt or more, or there is no pair")
+
+    def sampling(self, iteration: int) -> Sampling:
+        """Return how the candidates of an iteration are drawn: each has another seed."""
+        chosen = self.candidates or CANDIDATES[self.method]
+        return Sampling(**asdict(chosen) | {"seed": self.seed + iteration})
+
+
+def self_reward(
+    prompts: Sequence[Conversation],
+    model: str | Path,
+    how: SelfReward,
+    out: str | Path,
+    *,
+    load: Load | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """Run the iterations, or what is left of them, in the folder `out`; return the ledger, one row an iteration.
+
+    `load` makes the engine that writes and grades from a model folder (default: transformers); implicit rewards and
+    training always use transformers. `say` is told of each step. The policy of the last iteration is
+    `<out>/iteration-<n>/model`.
+
+    Raises DataError for a folder that holds another run, an iteration without a pair, or without the extra `rlhf`.
+    """
+    from augment.self_iteration import run_iteration
+
+    need_rlhf()
+    folder = Path(out)
+    begin(folder, prompts, str(model), how)
+    start = folder / "iteration-0" / "model"
+    if not start.is_dir():
+        say(f"{model} -> {start}")
+        save_as_folder(model, start, "float32")
+    ledger = []
+    for iteration in range(1, how.iterations + 1):
+        ledger.append(run_iteration(folder, iteration, prompts, how, load or load_policy, say))
+        with replacing(folder / "ledger.jsonl") as part:
+            part.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in ledger), encoding="utf-8")
+    return ledger
+
+
+def begin(folder: Path, prompts: Sequence[Conversation], model: str, how: SelfReward) -> None:
+    """Write what a run is to run.json, or raise DataError if the folder holds another run.
+
+    More iterations may be asked for than a run began with: it goes on.
+    """
+    record = json.loads(json.dumps(described(prompts, model, how)))
+    try:
+        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        found = None
+    if found is None:
+        return write_json(folder / "run.json", record | {"versions": versions()})
+    differ = [name for name in record if found.get(name) != record[name] and name != "iterations"]
+    if differ:
+        raise DataError(
+            f"{folder} holds a run with other {' and '.join(differ)}; expected this run: go on with what that one "
+            "began with, or pass another --out"
+        )
+    return None
+
+
+def described(prompts: Sequence[Conversation], model: str, how: SelfReward) -> dict[str, Any]:
+    """Return what a run is known by: the same here, the same models there."""
+    ids = "".join(prompt_id(prompt) for prompt in prompts)
+    digest = hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
+    named = {"model": Path(model).name, "base": how.base and Path(how.base).name}
+    return asdict(how) | {"prompts": digest, "n_prompts": len(prompts)} | named
+
+
+def plan(prompts: Sequence[Conversation], how: SelfReward, out: str | Path) -> Iterator[str]:
+    """Yield, line by line, what `self_reward` would do and what of it is done."""
+    from augment.self_iteration import STEPS
+
+    n = how.new_prompts or len(prompts)
+    n_candidates = n * how.sampling(1).n
+    asked = f"{n_candidates * how.grades.n:,} graded answers" if how.method == "srlm" else "implicit rewards"
+    yield f"{how.method}: {how.iterations} iterations of {n:,} prompts, {n_candidates:,} candidates, {asked}"
+    for iteration in range(1, how.iterations + 1):
+        folder = Path(out) / f"iteration-{iteration}"
+        done = [name for name in STEPS if (folder / name).exists()]
+        left = [name for name in STEPS if name not in done]
+        yield f"{folder}: done {', '.join(done) or 'nothing'}; to do {', '.join(left) or 'nothing'}"

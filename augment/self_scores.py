@@ -1,0 +1,92 @@
+"""Candidates scored by the policy itself: by its judge prompt (self-rewarding) or its implicit rewards (CREAM)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from augment.implicit_rewards import Over, ResponseLogProbs, implicit_rewards
+from labeling.consistency import RATES, Consistency, Kind, Rewards, clamped, consistency
+from labeling.llm import Engine, Sampling
+from labeling.pairs import prompt_text
+from labeling.rubric_judge import RubricJudge
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Candidates, one score each, and what was counted on the way."""
+
+    scores: FloatArray
+    """(n,), more is better; NaN where there is none."""
+    counts: Mapping[str, object]
+
+
+def judged(table: pa.Table, engine: Engine, sampling: Sampling) -> Scored:
+    """Return the mean of the grades, 0 to 5, that a model gives each candidate in `sampling.n` answers (METHODS 4).
+
+    Answers that end in no score are dropped and counted; a candidate without any gets NaN.
+    """
+    rows = usable(table)
+    texts = table["response"].filter(pa.array(rows))
+    questions = [prompt_text(prompt) for prompt in table["prompt"].filter(pa.array(rows)).to_pylist()]
+    # Each response stands beside itself: the judge takes pairs, and grades equal ones once.
+    asked = pa.table({"pair_id": questions, "prompt": questions, "response_a": texts, "response_b": texts})
+    scores, counts = np.full(len(table), np.nan), {}
+    if rows.any():
+        verdicts = RubricJudge(engine, sampling=sampling).judge(asked)
+        scores[rows] = verdicts.scores[:, 0]
+        counts = {"n_samples": verdicts.n_samples, "n_unparsed": verdicts.n_unparsed}
+    return Scored(scores, counts | {"score_histogram": histogram(scores), "n_unscored": int(np.isnan(scores).sum())})
+
+
+def ranked(table: pa.Table, log_p: ResponseLogProbs, reference: ResponseLogProbs | None, over: Over) -> Scored:
+    """Return the implicit rewards of candidates (J or K of METHODS 3); NaN where a response cannot be paired."""
+    rewards = implicit_rewards(log_p, reference, over)
+    return Scored(np.where(usable(table), rewards, np.nan), {"reward_mean": _mean(rewards[usable(table)])})
+
+
+def usable(table: pa.Table) -> BoolArray:
+    """Return (n,): whether a candidate has a text that can be paired."""
+    texts = table["response"].to_pylist()
+    return np.array([bool(text and text.strip() and "\0" not in text) for text in texts], dtype=np.bool_)
+
+
+def agreement(table: pa.Table, j: FloatArray, k: FloatArray) -> dict[Kind, Consistency]:
+    """Return how alike two rewards (n,) rank the candidates of each prompt, a response counting once; NaN is left out.
+
+    Prompts without two different responses have no rate.
+    """
+    prompts, texts = table["prompt_id"].to_pylist(), table["response"].to_pylist()
+    first = {(p, t): i for i, (p, t) in enumerate(zip(prompts, texts, strict=True)) if np.isfinite(j[i] + k[i])}
+    rows = list(first.values())
+    names, responses = np.array([prompts[i] for i in rows]), np.array([texts[i] for i in rows])
+    ours, theirs = (Rewards(names, responses, values[rows]) for values in (j, k))
+    return {kind: consistency(ours, theirs, kind) for kind in RATES}
+
+
+def soft_label(rates: Consistency, prompt_ids: npt.NDArray[np.str_], per_prompt: bool) -> FloatArray:
+    """Return q for the pair of each named prompt (n,): C, or its own C_j, not below 0.5 (a warning counts what was)."""
+    found = rates.of(prompt_ids) if per_prompt else np.array([rates.mean])
+    return np.broadcast_to(clamped(found), len(prompt_ids)).copy()
+
+
+def histogram(scores: FloatArray) -> dict[str, int]:
+    """Return how many scores lie nearest to 0, 1, ..., 5; a half goes up.
+
+    >>> histogram(np.array([4.0, 3.5, 3.4, float("nan")]))
+    {'0': 0, '1': 0, '2': 0, '3': 1, '4': 2, '5': 0}
+    """
+    counted = Counter(np.floor(scores[~np.isnan(scores)] + 0.5).astype(int).tolist())
+    return {str(grade): counted[grade] for grade in range(6)}
+
+
+def _mean(values: FloatArray) -> float:
+    return float(values.mean()) if values.size else float("nan")

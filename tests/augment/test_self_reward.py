@@ -1,0 +1,236 @@
+"""Self-rewarding and CREAM: whole runs on a tiny policy, killed and gone on with; what each labels and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from augment.dpo import PolicyConfig
+from augment.implicit_rewards import implicit_rewards, response_log_probs
+from augment.policies import load_policy
+from augment.self_iteration import lineage
+from augment.self_reward import SelfReward, plan, self_reward
+from augment.self_scores import agreement, histogram, judged, soft_label
+from labeling.errors import DataError, WeakprefWarning
+from labeling.llm import Completion, Sampling
+from labeling.pairs import MESSAGES, prompt_id
+
+PROMPTS = [[{"role": "user", "content": f"Name colour {i}."}] for i in range(4)]
+TRAINING = PolicyConfig(learning_rate=3e-3, max_steps=2, batch_size=2, gradient_accumulation=1)
+FEW = Sampling(n=3, temperature=1.0, max_tokens=6)
+CREAM = SelfReward("cream", 2, candidates=FEW, training=TRAINING)
+SRLM = SelfReward("srlm", 1, candidates=FEW, grades=Sampling(n=2, temperature=1.0, max_tokens=8), training=TRAINING)
+
+
+def candidates(texts, reasons=None):
+    """Two prompts with the same texts as candidates."""
+    prompts = [prompt for prompt in PROMPTS[:2] for _ in texts]
+    return pa.table(
+        {
+            "prompt": pa.array(prompts, MESSAGES),
+            "prompt_id": [prompt_id(prompt) for prompt in prompts],
+            "response": texts * 2,
+            "sample": pa.array([*range(len(texts))] * 2, pa.int32()),
+            "model": ["m"] * len(prompts),
+            "finish_reason": (reasons or ["stop"] * len(texts)) * 2,
+        }
+    )
+
+
+class Grader:
+    """Writes candidates of its own, and grades a response by how many letters e it has; some grades are unreadable."""
+
+    model = "grader@1"
+
+    def generate(self, prompts, sampling):
+        return [[self.complete(prompt[-1]["content"], i) for i in range(sampling.n)] for prompt in prompts]
+
+    def complete(self, text, i):
+        if "BEGIN RESPONSE" not in text:
+            words = ("red", "green", "three e's: e e e", "")
+            return Completion(words[i % 4], 3, -1.0, "stop" if i else "length")
+        response = text.split("<<<BEGIN RESPONSE")[1].split(">>>\n")[1].split("\n<<<END")[0]
+        grade = min(response.count("e"), 5)
+        return Completion("I cannot say." if i == 1 else f"Because.\nScore: {grade}", 4, -1.0, "stop")
+
+    def choose(self, prompts, choices):
+        raise NotImplementedError
+
+    def count_tokens(self, prompts):
+        return [sum(len(turn["content"]) for turn in prompt) // 4 for prompt in prompts]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_score_is_the_mean_of_the_readable_grades() -> None:
+    table = candidates(["red", "green", " ", "green"])
+    found = judged(table, Grader(), Sampling(n=3))
+    np.testing.assert_array_equal(found.scores, [1, 2, np.nan, 2] * 2)
+    assert found.counts["n_samples"] == 12  # two different responses to two prompts, three times
+    assert found.counts["n_unparsed"] == 4
+    assert found.counts["score_histogram"] == {"0": 0, "1": 2, "2": 4, "3": 0, "4": 0, "5": 0}
+
+
+def test_a_histogram_counts_every_score_once() -> None:
+    assert sum(histogram(np.array([0.0, 5.0, 2.5, 1.49, np.nan])).values()) == 4
+
+
+def test_agreement_counts_a_response_once_and_leaves_out_what_has_no_score() -> None:
+    table = candidates(["a", "b", "a", "", "c"])
+    j = np.array([1.0, 2, 1, np.nan, 3] * 2)
+    k = np.array([1.0, 2, 1, np.nan, 3, 3.0, 2, 3, np.nan, 1])
+    rates = agreement(table, j, k)
+    assert {kind: rate.rates.tolist() for kind, rate in rates.items()} == {kind: [1.0, 0.0] for kind in rates}
+
+
+def test_each_pair_is_labelled_with_the_rate_of_its_own_prompt_whatever_was_skipped() -> None:
+    table = candidates(["a", "b", "c"])
+    rates = agreement(table, np.array([1.0, 2, 3] * 2), np.array([1.0, 2, 3, 2, 1, 3]))["kendall"]
+    first, second = (prompt_id(prompt) for prompt in PROMPTS[:2])
+    np.testing.assert_allclose(soft_label(rates, np.array([second]), per_prompt=True), [2 / 3])
+    np.testing.assert_allclose(soft_label(rates, np.array([second, first]), per_prompt=True), [2 / 3, 1])
+    np.testing.assert_allclose(soft_label(rates, np.array([second, first]), per_prompt=False), [5 / 6, 5 / 6])
+
+
+def test_a_rate_below_a_half_is_raised_to_it_with_a_warning() -> None:
+    table = candidates(["a", "b", "c"])
+    rates = agreement(table, np.array([1.0, 2, 3] * 2), np.array([3.0, 2, 1] * 2))["kendall"]
+    with pytest.warns(WeakprefWarning, match="below 0.5"):
+        assert soft_label(rates, rates.prompt_ids, per_prompt=False).tolist() == [0.5, 0.5]
+
+
+def test_the_models_compared_are_the_current_one_and_the_one_before(tmp_path) -> None:
+    names = [tmp_path / f"iteration-{i}" / "model" for i in range(4)]
+    assert [lineage(tmp_path, CREAM, t) for t in (1, 2, 3, 4)] == [
+        names[:1], names[:2], [names[0], *names[1:3]], [names[0], *names[2:4]],
+    ]  # fmt: skip
+    based = replace(CREAM, base="base")
+    assert [lineage(tmp_path, based, t) for t in (1, 2, 3)] == [
+        ["base", names[0]], ["base", *names[:2]], ["base", *names[1:3]],
+    ]  # fmt: skip
+
+
+def test_settings_that_cannot_work_are_refused() -> None:
+    with pytest.raises(DataError, match="method is 'ppo'"):
+        SelfReward("ppo")
+    with pytest.raises(DataError, match="expected 2 candidates a prompt or more"):
+        SelfReward(candidates=Sampling(n=1))
+    with pytest.raises(DataError, match="iterations is 0"):
+        SelfReward(iterations=0)
+
+
+def test_a_plan_says_what_is_to_be_done_and_writes_nothing(tmp_path) -> None:
+    lines = list(plan(PROMPTS, replace(SRLM, iterations=2), tmp_path / "run"))
+    assert lines[0] == "srlm: 2 iterations of 4 prompts, 12 candidates, 24 graded answers"
+    assert "to do candidates.parquet, scores.parquet, pairs.parquet, model" in lines[2]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_self_rewarding_trains_on_best_against_worst_and_drops_ties(policy_folder, tmp_path) -> None:
+    [row] = self_reward(PROMPTS, policy_folder, SRLM, tmp_path / "run", load=lambda _: Grader())
+    pairs = pq.read_table(tmp_path / "run" / "iteration-1" / "pairs.parquet").to_pylist()
+    assert {(p["chosen"], p["rejected"]) for p in pairs} == {("three e's: e e e", "red")}
+    assert {(p["score_chosen"], p["score_rejected"], p["p_chosen"]) for p in pairs} == {(5.0, 1.0, 1.0)}
+    assert {(p["chosen_ended"], p["rejected_ended"]) for p in pairs} == {(True, False)}
+    assert (row["n_pairs"], row["tie_rate"], row["n_samples"], row["n_unparsed"]) == (4, 0.0, 24, 12)
+    assert row["score_histogram"] == {"0": 0, "1": 4, "2": 4, "3": 0, "4": 0, "5": 4}
+    assert (row["chosen_chars"], row["rejected_chars"], row["longer_chosen_share"]) == (16.0, 3.0, 1.0)
+    assert row["steps"] == 2
+    flat = replace(SRLM, candidates=Sampling(n=2, temperature=1.0))  # "red" and "green", graded 1 and 2
+    other = self_reward(PROMPTS, policy_folder, flat, tmp_path / "flat", load=lambda _: Grader())
+    assert other[0]["n_pairs"] == 4
+    with pytest.raises(DataError, match="4 pairs: equal scores"):
+        self_reward(PROMPTS, policy_folder, SRLM, tmp_path / "ties", load=lambda _: Tied())
+
+
+class Tied(Grader):
+    """Gives every response the same grade."""
+
+    def complete(self, text, i):
+        if "BEGIN RESPONSE" in text:
+            return Completion("Score: 3", 4, -1.0, "stop")
+        return super().complete(text, i)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:consistency rate")  # of two random models
+def test_cream_labels_pairs_by_how_far_the_policy_before_agrees(policy_folder, other_policy_folder, tmp_path) -> None:
+    how = replace(CREAM, iterations=1, base=str(other_policy_folder), candidates=replace(FEW, n=4))
+    [row] = self_reward(PROMPTS, policy_folder, how, tmp_path / "run")
+    folder = tmp_path / "run" / "iteration-1"
+    table = pq.read_table(folder / "candidates.parquet")
+    ended = [reason == "stop" for reason in table["finish_reason"].to_pylist()]
+    asked = table["prompt"].to_pylist(), table["response"].to_pylist(), ended
+    ours, base = (response_log_probs(load_policy(path), *asked) for path in (policy_folder, other_policy_folder))
+    j, k = implicit_rewards(ours, base), implicit_rewards(base, None)
+    scores = pq.read_table(folder / "scores.parquet")
+    kept = ~np.isnan(scores["score"].to_numpy())
+    np.testing.assert_allclose(scores["score"].to_numpy()[kept], j[kept])
+    np.testing.assert_allclose(scores["score_before"].to_numpy()[kept], k[kept])
+    rates = agreement(table, np.where(kept, j, np.nan), k)
+    assert row["consistency"] == pytest.approx({kind: rate.mean for kind, rate in rates.items()})
+    assert row["q"] == pytest.approx(max(row["consistency"]["kendall"], 0.5))
+    for pair in pq.read_table(folder / "pairs.parquet").to_pylist():
+        rows = [i for i, name in enumerate(table["prompt_id"].to_pylist()) if name == pair["prompt_id"] and kept[i]]
+        assert pair["score_chosen"] == pytest.approx(max(j[i] for i in rows))
+        assert pair["score_rejected"] == pytest.approx(min(j[i] for i in rows))
+
+
+@pytest.mark.slow
+def test_without_a_model_before_it_the_first_iteration_is_plain_dpo(policy_folder, tmp_path) -> None:
+    first, second = self_reward(PROMPTS, policy_folder, CREAM, tmp_path / "run")
+    assert (first["consistency"], first["q"]) == (None, 1.0)
+    assert second["consistency"].keys() == {"kendall", "spearman", "top-order"}
+    assert 0.5 <= second["q"] <= 1
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_to_the_same_files(policy_folder, tmp_path) -> None:
+    code = (
+        "import sys; from tests.augment.test_self_reward import PROMPTS, CREAM, self_reward; "
+        "self_reward(PROMPTS, sys.argv[1], CREAM, sys.argv[2], say=lambda line: print(line, flush=True))"
+    )
+    command = [sys.executable, "-c", code, str(policy_folder)]
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    options = {"stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen([*command, str(tmp_path / "killed")], **options) as run:
+        for line in run.stdout:
+            if line.startswith("iteration 2 of 2: model"):
+                time.sleep(0.05)
+                run.send_signal(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+    said: list[str] = []
+    self_reward(PROMPTS, policy_folder, CREAM, tmp_path / "killed", say=said.append)
+    assert said == ["iteration 2 of 2: model"]
+    self_reward(PROMPTS, policy_folder, CREAM, tmp_path / "straight")
+    assert digests(tmp_path / "killed") == digests(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_a_folder_with_another_run_is_refused_and_a_finished_one_does_nothing(policy_folder, tmp_path) -> None:
+    how = replace(CREAM, iterations=1)
+    ledger = self_reward(PROMPTS, policy_folder, how, tmp_path / "run")
+    said: list[str] = []
+    assert self_reward(PROMPTS, policy_folder, how, tmp_path / "run", say=said.append) == ledger
+    assert said == []
+    assert [json.loads(line) for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()] == ledger
+    with pytest.raises(DataError, match="holds a run with other prompts and n_prompts"):
+        self_reward(PROMPTS[:2], policy_folder, how, tmp_path / "run")
+    with pytest.raises(DataError, match="holds a run with other over"):
+        self_reward(PROMPTS, policy_folder, replace(how, over="mean"), tmp_path / "run")
