@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from augment import commands, generation_commands, judging, merging
+from augment import commands, evaluation_cli, generation_commands, judging, merging
+from augment.arguments import Drop, Layout, Out, PairsFile, Seed, VotesFile
 from augment.pair_candidates import Pairing
 from labeling.errors import WeakprefError, WeakprefWarning
 from labeling.llm import Sampling
@@ -56,14 +57,6 @@ class Scheme(enum.StrEnum):
 USAGE_ERROR: Any = typer.BadParameter.__base__
 """What typer raises for arguments it cannot use; it exports only this subclass."""
 
-PairsFile = Annotated[
-    str, typer.Argument(help="Preference pairs: Parquet, folder of Parquet, JSONL(.gz), CSV, hub id.")
-]
-VotesFile = Annotated[Path, typer.Argument(help="votes.parquet of `weakpref label`.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write; an earlier output there is replaced.")]
-Layout = Annotated[str | None, typer.Option(help="Layout of the file, where its columns fit two.")]
-Drop = Annotated[bool, typer.Option("--drop-bad-rows", help="Leave unusable rows out, counted, instead of stopping.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Cache = Annotated[Path | None, typer.Option(help="File to keep answers in: a stopped run goes on from it.")]
 Dtype = Annotated[str, typer.Option(help="Numbers the model computes with: float32, bfloat16, float16.")]
 Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda.")]
@@ -262,19 +255,6 @@ def score(
 
 
 @app.command()
-def evaluate(
-    model: Annotated[Path, typer.Argument(help="Reward model directory.")],
-    pairs: PairsFile,
-    out: Out,
-    seed: Seed = 0,
-    layout: Layout = None,
-    drop_bad_rows: Drop = False,
-) -> None:
-    """Evaluate a reward model on labelled PAIRS with prompts it never saw -> report.json."""
-    _say(commands.evaluate(model, pairs, out, commands.Reading(layout, drop_bad_rows), seed=seed))
-
-
-@app.command()
 def demo(
     data: Annotated[str | None, typer.Option(help="Labelled pairs: a file, or a hub id (default: quickstart).")] = None,
     gold: Annotated[str, typer.Option(help="Labels to keep: a number of pairs, or a share below 1.")] = "150",
@@ -288,6 +268,9 @@ def demo(
 
     options = DemoOptions(data=data, gold=commands.parse_gold(gold), out=out, lfs=lfs, seed=seed, layout=layout)
     run_demo(options, Console())
+
+
+evaluation_cli.register(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +33,6 @@ from labeling.snorkel_voter import is_snorkel
 from labeling.sparse_low_rank import SparseLowRank
 from labeling.voters import Voter
 from rm.config import RewardConfig
-
-if TYPE_CHECKING:
-    from rm.evaluation import Evaluation
 
 MODELS: dict[str, Callable[[], Merger]] = {
     "label": LabelModel,
@@ -164,7 +161,7 @@ def export(
 ) -> str:
     """Write the augmented dataset of pairs and their posterior; return what happened in one line."""
     pairs = reading(path)
-    p_a = _posterior_of(posterior, pairs)
+    p_a = posterior_of(posterior, pairs)
     matrix = read_votes(votes)[0] if votes else None
     options = ExportOptions(keep_ties=keep_ties, seed=seed)
     write_export(out, pairs, p_a, matrix, options=options)
@@ -201,32 +198,6 @@ def score(model: Path, path: str, out: Path, reading: Reading) -> str:
     return f"{out}: rewards of {len(pairs)} pairs"
 
 
-def evaluate(model: Path, path: str, out: Path, reading: Reading, *, seed: int) -> str:
-    """Write a report on a reward model against the gold labels of unseen prompts; return what happened in one line."""
-    import rm
-
-    check_out(out, path)
-    result = rm.evaluate(model, reading(path), seed=seed)
-    write_json(out, evaluation_figures(result))
-    write_manifest(
-        out,
-        "evaluate",
-        {"pairs": Path(path), "model": _weights(model)},
-        seed,
-        {"pairs": result.n, "ties": result.n_ties},
-    )
-    return (
-        f"{out}: accuracy {result.accuracy:.3f} [{result.accuracy_low:.3f}, {result.accuracy_high:.3f}], "
-        f"log-loss {result.log_loss:.3f}, ECE {result.ece:.3f} on {result.n} pairs"
-    )
-
-
-def evaluation_figures(result: Evaluation) -> dict[str, float | int]:
-    """Return the figures of an evaluation, without the posterior of each pair."""
-    names = (field.name for field in fields(result) if field.name != "p_a")
-    return {name: getattr(result, name) for name in names}
-
-
 def check_out(out: Path, source: str | Path) -> None:
     """Raise DataError if `out` is a folder, or the input."""
     if out.is_dir():
@@ -239,7 +210,11 @@ def _weights(model: Path) -> Path:
     return model / "model.safetensors"
 
 
-def _posterior_of(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:
+def posterior_of(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:
+    """Return P(A preferred) of the pairs (n,) as a file of `weakpref fit` has it.
+
+    Raises DataError for another file, VotesError where it lacks a pair.
+    """
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:

@@ -72,7 +72,7 @@ def plot_evidence(model: HasPosterior, votes: VoteMatrix, path: str | Path) -> N
     """
     columns = min(len(votes.names), max(3, math.ceil(math.sqrt(len(votes.names) * 0.8))))
     rows = math.ceil(len(votes.names) / columns)
-    with _figure(path, max(1.0 + 2.1 * columns, 5.6), 0.9 + 1.8 * rows) as figure:
+    with drawing(path, max(1.0 + 2.1 * columns, 5.6), 0.9 + 1.8 * rows) as figure:
         drawn = sorted(curves(model, votes), key=lambda curve: (-_reach(curve), curve.voter))
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
         for panel, curve in zip(panels, drawn, strict=False):
@@ -95,7 +95,7 @@ def plot_dependence(model: HasLearned, path: str | Path) -> None:
     m, names = len(order), [_short(model.names_[j]) for j in order]
     values = np.where(np.eye(m, dtype=bool), np.nan, model.dependence_[np.ix_(order, order)])
     side = (0.45 if m <= 12 else 0.2) * m
-    with _figure(path, 3.4 + max(side, 1.6), 2.6 + max(side, 1.6)) as figure:
+    with drawing(path, 3.4 + max(side, 1.6), 2.6 + max(side, 1.6)) as figure:
         axes = figure.subplots()
         image = axes.imshow(values, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
         axes.set(facecolor="#dddddd")
@@ -123,7 +123,7 @@ def plot_reliability(p_a: npt.ArrayLike, gold: npt.ArrayLike, path: str | Path) 
     n = diagram.n_pairs
     p = np.asarray(p_a, dtype=np.float64)[~np.isnan(np.asarray(gold, dtype=np.float64))]
     spans = [wilson(round(share * k), int(k)) for share, k in zip(diagram.preferred_share, n, strict=True)]
-    with _figure(path, 5.6, 6.4) as figure:
+    with drawing(path, 5.6, 6.4) as figure:
         axes, claimed = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         axes.plot([0.5, 1], [0.5, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
         axes.vlines(diagram.confidence, *np.transpose(spans), color=BLUE, alpha=0.7, label="95 % interval of a bin")
@@ -138,7 +138,7 @@ def plot_reliability(p_a: npt.ArrayLike, gold: npt.ArrayLike, path: str | Path) 
 
 
 @contextmanager
-def _figure(path: str | Path, width: float, height: float) -> Iterator[Any]:
+def drawing(path: str | Path, width: float, height: float) -> Iterator[Any]:
     """Yield an empty figure, in inches, and write it: the same drawing gives the same bytes."""
     import matplotlib
     from matplotlib.figure import Figure

@@ -9,17 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rm.comparison import Comparison, compare
     from rm.config import RewardConfig
     from rm.evaluation import Evaluation, evaluate
     from rm.model import RewardModel, score
     from rm.trainer import train
 
-__all__ = ["Evaluation", "RewardConfig", "RewardModel", "evaluate", "score", "train"]
+__all__ = ["Comparison", "Evaluation", "RewardConfig", "RewardModel", "compare", "evaluate", "score", "train"]
 
 _HOMES = {
+    "Comparison": "rm.comparison",
     "Evaluation": "rm.evaluation",
     "RewardConfig": "rm.config",
     "RewardModel": "rm.model",
+    "compare": "rm.comparison",
     "evaluate": "rm.evaluation",
     "score": "rm.model",
     "train": "rm.trainer",

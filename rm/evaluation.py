@@ -2,89 +2,183 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from labeling import metrics
 from labeling.errors import DataError, GroupLeakError
+from labeling.figures import Figures, measure
 from labeling.pairs import Pairs, prompt_id
 from rm.handoff import TRAIN_PROMPTS
+from rm.length_bias import BINS, LengthBias, always_longer, length_bias, length_bins
 from rm.model import score
+from rm.temperature import probability, temperature_of
 
 FloatArray = npt.NDArray[np.float64]
 
+MOST_VALUES = 30
+"""Values of a column that are measured one by one: the most frequent; the others are measured together."""
+BY_LENGTH = "preferred response is"
+"""The column of the bins of length difference."""
+
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A reward model measured against gold labels."""
+class Slice:
+    """Figures on the pairs that share a value of a column."""
 
-    n: int
-    """Pairs with a gold label."""
-    n_ties: int
-    """Those whose gold label is 0.5; they count for all but accuracy."""
-    accuracy: float
-    """Share of decided pairs whose preferred response has the higher reward, in [0, 1]."""
-    accuracy_low: float
-    """Lower end of accuracy's 95 % interval over groups (`labeling.metrics.interval`); NaN with one group."""
-    accuracy_high: float
-    log_loss: float
-    """Nats; 0.693 is knowing nothing."""
-    ece: float
-    """Expected calibration error, in [0, 1]."""
-    brier: float
+    column: str
+    value: str
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class Evaluation(Figures):
+    """A reward model measured against gold labels: the figures of its calibrated probability, and what explains them.
+
+    As text it is a few Markdown tables.
+    """
+
+    temperature: float
+    """What margins were divided by: that of `rm.calibrate`, 1 where the model was not calibrated."""
+    uncalibrated: Figures
+    """The same figures at temperature 1."""
+    length: LengthBias
+    rivals: Mapping[str, Figures]
+    """Figures on the same pairs of 'always longer' and, where its posterior was passed, the label model."""
+    slices: tuple[Slice, ...]
+    """Figures by length difference, by source, and by the columns passed. Of those by length difference, which depends
+    on the label itself, only the accuracy says something."""
     p_a: FloatArray = field(repr=False)
-    """P(A preferred) = sigmoid(r_a - r_b), one a pair passed, NaN where the pair has no gold label."""
+    """P(A preferred) = sigmoid((r_a - r_b) / temperature), one a pair passed, NaN where the pair has no gold label."""
+
+    def record(self) -> dict[str, Any]:
+        """Return everything but `p_a`, for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "p_a"}
+
+    def __str__(self) -> str:
+        from rm.evaluation_report import markdown
+
+        return markdown(self)
 
 
-def evaluate(model: str | Path, pairs: Pairs, *, seed: int = 0) -> Evaluation:
+def evaluate(
+    model: str | Path,
+    pairs: Pairs,
+    *,
+    posterior: npt.ArrayLike | None = None,
+    by: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
+) -> Evaluation:
     """Measure a saved reward model on the pairs that have a gold label; seed is the bootstrap's.
 
-    Raises DataError where there is no gold label, GroupLeakError where a pair's prompt was trained on. Groups wider
-    than a prompt are not known here: split with split_by_group.
+    `posterior` is a label model's P(A preferred), shape (n,), to be measured beside; `by` names columns of n values to
+    measure the pairs by. Raises DataError where there is no gold label or a column is not of n values, GroupLeakError
+    where a pair's prompt was trained on. Groups wider than a prompt are not known here: split with split_by_group.
     """
+    known = with_gold(pairs)
+    check_unseen(model, known)
+    rewards = np.full((len(pairs), 2), np.nan)
+    rewards[~np.isnan(pairs.gold)] = score(model, known)
+    return evaluate_rewards(rewards, pairs, temperature=temperature_of(model), posterior=posterior, by=by, seed=seed)
+
+
+def evaluate_rewards(
+    rewards: FloatArray,
+    pairs: Pairs,
+    *,
+    temperature: float = 1.0,
+    posterior: npt.ArrayLike | None = None,
+    by: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure rewards (n, 2) of responses A and B that are there already; else as `evaluate`, which see."""
+    known = with_gold(pairs)
+    labelled = ~np.isnan(pairs.gold)
+    judged = rewards[labelled]
+    p_a = probability(judged, temperature)
+    everywhere = np.full(len(pairs), np.nan)
+    everywhere[labelled] = p_a
+    return Evaluation(
+        **vars(measure(p_a, known.gold, known.groups, seed)),
+        temperature=temperature,
+        uncalibrated=measure(probability(judged), known.gold, known.groups, seed),
+        length=length_bias(judged[:, 0] - judged[:, 1], known, seed),
+        rivals=_rivals(known, _column("posterior", posterior, pairs), labelled, seed),
+        slices=tuple(_slices(p_a, known, _columns(by or {}, pairs, labelled), seed)),
+        p_a=everywhere,
+    )
+
+
+def with_gold(pairs: Pairs) -> Pairs:
+    """Return the pairs that have a gold label; raises DataError where none has."""
     labelled = ~np.isnan(pairs.gold)
     if not labelled.any():
         raise DataError(
             f"none of {len(pairs)} pairs has a gold label, so there is nothing to measure against; "
             "pass pairs with a gold column"
         )
-    known = pairs.take(labelled)
-    check_unseen(model, known)
-    rewards = score(model, known)
-    p_a, gold = sigmoid(rewards[:, 0] - rewards[:, 1]), known.gold
-    low, high = metrics.accuracy_interval(p_a, gold, known.groups, seed)
-    everywhere = np.full(len(pairs), np.nan)
-    everywhere[labelled] = p_a
-    return Evaluation(
-        n=len(known),
-        n_ties=int((gold == 0.5).sum()),
-        accuracy=metrics.accuracy(p_a, gold),
-        accuracy_low=low,
-        accuracy_high=high,
-        log_loss=metrics.log_loss(p_a, gold),
-        ece=metrics.ece(p_a, gold),
-        brier=metrics.brier(p_a, gold),
-        p_a=everywhere,
-    )
+    return pairs if labelled.all() else pairs.take(labelled)
 
 
 def check_unseen(model: str | Path, pairs: Pairs) -> None:
     """Raise GroupLeakError if a pair's prompt is among those the model in this directory was trained on."""
-    record = Path(model) / TRAIN_PROMPTS
-    if not record.is_file():  # a model from elsewhere: nobody can know
-        return
-    trained = set(record.read_text(encoding="utf-8").split())
-    leaked = {prompt_id(prompt) for prompt in pairs.table["prompt"].to_pylist()} & trained
+    leaked = {prompt_id(prompt) for prompt in pairs.table["prompt"].to_pylist()} & trained_prompts(model)
     if leaked:
         raise GroupLeakError(
-            f"{len(leaked)} of the prompts to evaluate on were trained on; the first has the hash {min(leaked)}: "
-            f"leave out the pairs whose prompt_id stands in {record}, or split with split_by_group before training"
+            f"{len(leaked)} of the prompts to evaluate on were trained on; the first has the hash {min(leaked)}: leave "
+            f"out the pairs whose prompt_id stands in {Path(model) / TRAIN_PROMPTS}, or split with split_by_group "
+            "before training"
         )
 
 
-def sigmoid(h: FloatArray) -> FloatArray:
-    """Return 1 / (1 + exp(-h)), without overflow."""
-    return np.exp(-np.logaddexp(0.0, -h))
+def trained_prompts(model: str | Path) -> set[str]:
+    """Return the hashes of the prompts a model was trained on; none for a model from elsewhere: nobody can know."""
+    record = Path(model) / TRAIN_PROMPTS
+    return set(record.read_text(encoding="utf-8").split()) if record.is_file() else set()
+
+
+def _rivals(
+    known: Pairs, posterior: FloatArray | None, labelled: npt.NDArray[np.bool_], seed: int
+) -> dict[str, Figures]:
+    rivals = {"always longer": measure(always_longer(known), known.gold, known.groups, seed)}
+    if posterior is not None:
+        rivals["label model"] = measure(posterior[labelled], known.gold, known.groups, seed)
+    return rivals
+
+
+def _slices(p_a: FloatArray, known: Pairs, columns: Mapping[str, npt.NDArray[np.str_]], seed: int) -> list[Slice]:
+    found = []
+    for column, values in columns.items():
+        names, counts = np.unique(values[values != ""], return_counts=True)
+        frequent = names[np.lexsort((names, -counts))][:MOST_VALUES].tolist()
+        ordered = [name for name in BINS if name in frequent] if column == BY_LENGTH else frequent
+        parts = [(name, values == name) for name in ordered]
+        if len(names) > MOST_VALUES:
+            parts.append((f"{len(names) - MOST_VALUES} others", (values != "") & ~np.isin(values, frequent)))
+        for name, mask in parts:
+            found.append(Slice(column, name, measure(p_a[mask], known.gold[mask], known.groups[mask], seed)))
+    return found
+
+
+def _columns(
+    by: Mapping[str, Sequence[str]], pairs: Pairs, labelled: npt.NDArray[np.bool_]
+) -> dict[str, npt.NDArray[np.str_]]:
+    columns = {BY_LENGTH: length_bins(pairs), "source": np.asarray(pairs.table["source"].to_pylist(), dtype=np.str_)}
+    for name, values in by.items():
+        if len(values) != len(pairs):
+            raise DataError(f"column {name} has {len(values)} values, expected {len(pairs)}: one a pair")
+        columns[name] = np.asarray(["" if value is None else str(value) for value in values], dtype=np.str_)
+    return {name: values[labelled] for name, values in columns.items()}
+
+
+def _column(name: str, values: npt.ArrayLike | None, pairs: Pairs) -> FloatArray | None:
+    if values is None:
+        return None
+    array = np.asarray(values, dtype=np.float64)
+    if array.shape != (len(pairs),):
+        raise DataError(f"{name} has shape {array.shape}, expected ({len(pairs)},): P(A preferred), one a pair")
+    return array

@@ -250,6 +250,8 @@ def test_train_score_and_evaluate_run_from_files(folder, capsys):
     report = json.loads(Path("report.json").read_text())
     assert report["n"] == 40
     assert 0 <= report["accuracy"] <= 1
+    assert main(["evaluate", "runs/rm0", str(test), "--against", "runs/rm0", "-o", "same.json"]) == 0
+    assert json.loads(Path("same.json").read_text())["p_accuracy"] == 1.0
     assert "prompts to evaluate on were trained on" in fails(capsys, "evaluate", "runs/rm0", train, "-o", "leaked.json")
 
 

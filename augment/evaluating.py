@@ -1,0 +1,133 @@
+"""What `weakpref evaluate` does: read files, call one public function, write a report and its manifest."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from augment.commands import Reading, check_out, posterior_of, write_manifest
+from labeling import read_pairs
+from labeling.errors import DataError, WeakprefWarning
+from labeling.files import sha256, write_json
+from labeling.pairs import Pairs
+from labeling.sources import open_source
+
+if TYPE_CHECKING:
+    from rm import Evaluation
+
+MOST_VALUES = 1000
+"""A column of more values is no column to measure by."""
+ALWAYS = ("origin",)
+"""Columns measured by wherever a file has them."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a reward model is measured beside, and by what."""
+
+    posterior: Path | None = None
+    """posterior.parquet of `weakpref fit` on the same pairs."""
+    by: Sequence[str] = ()
+    """Columns of the file of pairs."""
+
+
+def evaluate(model: Path, path: str, out: Path, reading: Reading, beside: Beside, *, seed: int) -> str:
+    """Write a report on a reward model against the gold labels of unseen prompts; return what happened.
+
+    `out` is a folder for report.json, report.md and plots, or a .json file for the figures alone.
+    """
+    import rm
+
+    _check_report(out, path)
+    pairs = reading(path)
+    posterior = None if beside.posterior is None else posterior_of(beside.posterior, pairs)
+    by = columns_of(path, pairs, reading, beside.by)
+    result = rm.evaluate(model, pairs, posterior=posterior, by=by, seed=seed)
+    _write(out, result, pairs, _inputs(model, path, beside), seed)
+    return f"{result}\n\n{out}: " + (
+        f"accuracy {result.accuracy:.3f} [{result.accuracy_low:.3f}, {result.accuracy_high:.3f}], "
+        f"log-loss {result.log_loss:.3f}, ECE {result.ece:.3f} on {result.n} pairs"
+    )
+
+
+def compare(first: Path, second: Path, path: str, out: Path, reading: Reading, *, seed: int) -> str:
+    """Write how two reward models differ on the same pairs, as JSON; return it in words."""
+    import rm
+
+    if out.suffix != ".json":
+        raise DataError(f"{out}: a comparison is one JSON file; expected a name that ends in .json")
+    check_out(out, path)
+    result = rm.compare(first, second, reading(path), seed=seed)
+    write_json(out, asdict(result))
+    inputs = {"pairs": Path(path), "model": weights(first), "against": weights(second)}
+    write_manifest(out, "evaluate", inputs, seed, {"pairs": result.n, "groups": result.n_groups})
+    return (
+        f"{out}: {first.name} minus {second.name} on {result.n:,} pairs in {result.n_groups:,} groups: "
+        f"accuracy {result.accuracy:+.3f} [{result.accuracy_low:+.3f}, {result.accuracy_high:+.3f}], "
+        f"p = {result.p_accuracy:.2g}; log-loss {result.log_loss:+.3f} [{result.log_loss_low:+.3f}, "
+        f"{result.log_loss_high:+.3f}], p = {result.p_log_loss:.2g}; they disagree on {result.disagreement_share:.1%}"
+    )
+
+
+def columns_of(path: str, pairs: Pairs, reading: Reading, names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the values that columns of a file have for its pairs, '' where null; those of `ALWAYS` if they are there.
+
+    The rows of each value are read by themselves, so that layouts, dropped rows and duplicates need no second rule.
+    Raises DataError for a column that is not there, or has more than `MOST_VALUES` values.
+    """
+    found = open_source(path)
+    there = found.table.column_names
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise DataError(f"{path} has no column {', '.join(missing)}; it has {', '.join(there)}")
+    wanted = [*names, *(name for name in ALWAYS if name in there and name not in names)]
+    return {name: _values(found.table, name, pairs, reading) for name in wanted}
+
+
+def weights(model: Path) -> Path:
+    """Return the file that a manifest says the hash of."""
+    return model / "model.safetensors"
+
+
+def _values(table: pa.Table, name: str, pairs: Pairs, reading: Reading) -> list[str]:
+    column = table[name]
+    distinct = [value for value in pc.unique(column).to_pylist() if value is not None]
+    if len(distinct) > MOST_VALUES:
+        raise DataError(f"column {name} has {len(distinct):,} values, expected at most {MOST_VALUES}: choose another")
+    value_of: dict[str, str] = {}
+    for value in distinct:
+        with warnings.catch_warnings():  # told of when the whole file was read
+            warnings.simplefilter("ignore", WeakprefWarning)
+            part = read_pairs(table.filter(pc.equal(column, value)), layout=reading.layout, on_bad_rows="drop")
+        for pair in part.pair_ids.tolist():
+            value_of.setdefault(pair, str(value))
+    return [value_of.get(pair, "") for pair in pairs.pair_ids.tolist()]
+
+
+def _check_report(out: Path, path: str) -> None:
+    if out.suffix == ".json":
+        check_out(out, path)
+    elif out.is_file():
+        raise DataError(f"{out} is a file, expected a folder for the report or a name that ends in .json")
+
+
+def _inputs(model: Path, path: str, beside: Beside) -> dict[str, Path]:
+    posterior = {"posterior": beside.posterior} if beside.posterior else {}
+    return {"pairs": Path(path), "model": weights(model), **posterior}
+
+
+def _write(out: Path, result: Evaluation, pairs: Pairs, inputs: dict[str, Path], seed: int) -> None:
+    from rm.evaluation_report import write_evaluation
+
+    if out.suffix == ".json":
+        write_json(out, result.record())
+        write_manifest(out, "evaluate", inputs, seed, {"pairs": result.n, "ties": result.n_ties})
+        return
+    hashes = {name: sha256(path) if path.is_file() else path.name for name, path in inputs.items()}
+    write_evaluation(out, result, pairs, hashes, seed)

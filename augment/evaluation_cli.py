@@ -1,0 +1,44 @@
+"""The commands that measure reward models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from augment import evaluating
+from augment.arguments import Drop, Layout, Out, PairsFile, Seed
+from augment.commands import Reading
+
+Model = Annotated[Path, typer.Argument(help="Reward model directory.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (evaluate,):
+        app.command()(command)
+
+
+def evaluate(
+    model: Model,
+    pairs: PairsFile,
+    out: Out,
+    against: Annotated[
+        Path | None, typer.Option(help="Another reward model: write how the two differ on PAIRS, as .json.")
+    ] = None,
+    posterior: Annotated[
+        Path | None, typer.Option(help="posterior.parquet of `weakpref fit` on PAIRS, to be measured beside.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Columns of PAIRS to measure by, with commas between.")] = "",
+    seed: Seed = 0,
+    layout: Layout = None,
+    drop_bad_rows: Drop = False,
+) -> None:
+    """Evaluate a reward model on labelled PAIRS with prompts it never saw -> a folder, or report.json alone."""
+    reading = Reading(layout, drop_bad_rows)
+    if against is not None:
+        print(evaluating.compare(model, against, pairs, out, reading, seed=seed))
+        return
+    columns = [name.strip() for name in by.split(",") if name.strip()]
+    print(evaluating.evaluate(model, pairs, out, reading, evaluating.Beside(posterior, columns), seed=seed))
