@@ -6,6 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from labeling.errors import DataError
 from labeling.llm import Conversation, Sampling
 
@@ -20,6 +23,45 @@ PLAIN_STOP = "\n### User:"
 """Ends a sample of a model without a chat template, which would go on to write the next turn."""
 
 PROBE = ({"role": "user", "content": "Hi"},)
+
+MOST_KEPT = 16_000_000
+"""Tokens of prompts that were counted and not yet asked are kept up to this number, at four bytes each."""
+
+
+class PromptEncoder:
+    """Chats as token ids; those of prompts that are counted are kept until they are asked, so as to make them once."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._kept: dict[tuple[tuple[str, str], ...], npt.NDArray[np.int32]] = {}
+        self._n_kept = 0
+
+    def count(self, prompts: Sequence[Conversation]) -> list[int]:
+        """Return how many tokens each prompt is, and keep them; the oldest go where there are too many."""
+        tokens = prompt_tokens(self.tokenizer, prompts)
+        for prompt, ids in zip(prompts, tokens, strict=True):
+            self._take(_key(prompt))
+            self._kept[_key(prompt)] = np.array(ids, dtype=np.int32)
+            self._n_kept += len(ids)
+        while self._n_kept > MOST_KEPT:
+            self._take(next(iter(self._kept)))
+        return [len(ids) for ids in tokens]
+
+    def encode(self, prompts: Sequence[Conversation]) -> list[list[int]]:
+        """Return the token ids of each prompt, as `prompt_tokens` makes them; those kept are given away."""
+        kept = [self._take(_key(prompt)) for prompt in prompts]
+        missing = [i for i, ids in enumerate(kept) if ids is None]
+        made = dict(zip(missing, prompt_tokens(self.tokenizer, [prompts[i] for i in missing]), strict=True))
+        return [made[i] if ids is None else ids.tolist() for i, ids in enumerate(kept)]
+
+    def _take(self, key: tuple[tuple[str, str], ...]) -> npt.NDArray[np.int32] | None:
+        ids = self._kept.pop(key, None)
+        self._n_kept -= 0 if ids is None else len(ids)
+        return ids
+
+
+def _key(prompt: Conversation) -> tuple[tuple[str, str], ...]:
+    return tuple((turn["role"], turn["content"]) for turn in prompt)
 
 
 def prompt_tokens(tokenizer: Any, prompts: Sequence[Conversation]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""What a judge makes of responses that try to steer it: how often they win with the attack, and without."""
+"""What a judge makes of responses that try to steer it: how often they win with the attack and without, by how much."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Attack:
         return self.text.replace("{response}", response)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AttackReport:
     """How often the attacking responses win, the same ones without their attack beside them."""
 
@@ -50,6 +50,26 @@ class AttackReport:
     """Share of the pairs it did not win before and wins by its attack."""
     by_kind: dict[str, tuple[float, float]]
     """Clean and attacked win share of each kind of attack."""
+    margins: npt.NDArray[np.float64]
+    """Shape (n, 2): margin in favour of the response that attacks, before and after; NaN where the judge gives none.
+    A PairwiseJudge with `on_flip="keep"` gives one for every pair, also where its verdicts flip and no vote is left."""
+
+    @property
+    def margin_shift(self) -> float:
+        """Mean change of the margin in favour of the response that attacks; NaN without margins."""
+        return _mean(self.margins[:, 1] - self.margins[:, 0])
+
+    @property
+    def margin_win_shares(self) -> tuple[float, float]:
+        """Share of margins in favour of the response that attacks, before and after; NaN without margins."""
+        before, after = (_mean(np.where(np.isnan(margin), np.nan, margin > 0)) for margin in self.margins.T)
+        return before, after
+
+    @property
+    def margin_turned_share(self) -> float:
+        """Share of the margins not in its favour before that are after; NaN without such margins."""
+        before, after = self.margins.T
+        return _mean((after > 0)[(before <= 0) & ~np.isnan(after)].astype(np.float64))
 
 
 def read_attacks(path: str | Path) -> list[Attack]:
@@ -69,17 +89,16 @@ def attack_report(judge: Judge, pairs: Pairs, attacks: Sequence[Attack]) -> Atta
     if not len(pairs) or not attacks:
         raise DataError(f"{len(pairs)} pairs and {len(attacks)} attacks; expected one or more of either")
     worse_is_a = pairs.gold < 0.5
-    clean = _wins(judge, pairs, worse_is_a)
-    attacked = _wins(judge, attacked_pairs(pairs, worse_is_a, attacks), worse_is_a)
+    before, after = (judge.judge(p.voter_table()) for p in (pairs, attacked_pairs(pairs, worse_is_a, attacks)))
+    clean, attacked = (said.votes == np.where(worse_is_a, 0, 1) for said in (before, after))
+    margins = np.stack([before.margins, after.margins], axis=1) * np.where(worse_is_a, 1, -1)[:, None]
     kinds = np.array([attacks[i % len(attacks)].kind for i in range(len(pairs))])
     by_kind = {
         str(kind): (float(clean[kinds == kind].mean()), float(attacked[kinds == kind].mean()))
         for kind in dict.fromkeys(kinds)
     }
-    turned = attacked[~clean]
-    return AttackReport(
-        len(pairs), float(clean.mean()), float(attacked.mean()), float(turned.mean()) if turned.size else 0.0, by_kind
-    )
+    turned = float(attacked[~clean].mean()) if not clean.all() else 0.0
+    return AttackReport(len(pairs), float(clean.mean()), float(attacked.mean()), turned, by_kind, margins)
 
 
 def attacked_pairs(pairs: Pairs, worse_is_a: npt.NDArray[np.bool_], attacks: Sequence[Attack]) -> Pairs:
@@ -92,7 +111,6 @@ def attacked_pairs(pairs: Pairs, worse_is_a: npt.NDArray[np.bool_], attacks: Seq
     return Pairs(pa.Table.from_pylist(rows, schema=SCHEMA), {})
 
 
-def _wins(judge: Judge, pairs: Pairs, worse_is_a: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    votes = judge.judge(pairs.voter_table()).votes
-    wins: npt.NDArray[np.bool_] = votes == np.where(worse_is_a, 0, 1)
-    return wins
+def _mean(values: npt.NDArray[np.float64]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")

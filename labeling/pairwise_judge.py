@@ -76,7 +76,7 @@ class PairwiseJudge:
         start = time.perf_counter()
         fitted = fit_prompts(texts_of(table), self._prompts, self.engine, self.max_prompt_tokens)
         asked = np.flatnonzero(~fitted.too_long)
-        prompts = [prompt for i in asked for prompt in self._prompts(fitted.texts[i])]
+        prompts = [prompt for i in asked for prompt in fitted.prompts[i]]
         log_odds, written = self._log_odds(prompts)
         orders = np.full((table.num_rows, 2), np.nan)
         orders[asked] = log_odds.reshape(-1, 2) * (1, -1)

@@ -72,7 +72,7 @@ class RubricJudge:
         items, place = distinct(self._items(table))
         fitted = fit_prompts(items, self._prompts, self.engine, self.max_prompt_tokens)
         asked = np.flatnonzero(~fitted.too_long)
-        prompts = [prompt for i in asked for prompt in self._prompts(fitted.texts[i])]
+        prompts = [prompt for i in asked for prompt in fitted.prompts[i]]
         grades, counts = self._grades(prompts)
         item_scores = np.full(len(items), np.nan)
         weights = np.array([*self.criteria.values()] or [1.0])

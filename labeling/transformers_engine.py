@@ -12,12 +12,13 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labeling.chat_tokens import check_lengths, choice_tokens, cut_at_stop, prompt_tokens, stop_texts
+from labeling.chat_tokens import PromptEncoder, check_lengths, choice_tokens, cut_at_stop, stop_texts
 from labeling.errors import DataError
 from labeling.files import sha256
 from labeling.llm import Completion, Conversation, FloatArray, Sampling, renormalised, sample_seed
@@ -105,10 +106,14 @@ class TransformersEngine:
 
     def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:
         """Return how many tokens each prompt is, chat template included."""
-        return [len(ids) for ids in prompt_tokens(self.tokenizer, prompts)]
+        return self._encoder.count(prompts)
+
+    @cached_property
+    def _encoder(self) -> PromptEncoder:
+        return PromptEncoder(self.tokenizer)
 
     def _encoded(self, prompts: Sequence[Conversation], room: int) -> list[list[int]]:
-        tokens = prompt_tokens(self.tokenizer, prompts)
+        tokens = self._encoder.encode(prompts)
         limit = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None:
             check_lengths([len(ids) for ids in tokens], room, limit, self.model)

@@ -35,6 +35,8 @@ class Fitted:
 
     texts: list[Texts]
     """As they are to be shown."""
+    prompts: list[Sequence[Conversation]]
+    """The prompts they are shown in."""
     cut: BoolArray
     """Shape (n,): whether any text was cut."""
     too_long: BoolArray
@@ -46,19 +48,29 @@ class Fitted:
 def fit_prompts(texts: Sequence[Texts], render: Render, engine: Engine, max_tokens: int) -> Fitted:
     """Cut the middle of texts where a prompt would exceed `max_tokens`, the chat template's tokens included."""
     if not texts:
-        return Fitted([], np.zeros(0, dtype=bool), np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64))
+        return Fitted([], [], np.zeros(0, dtype=bool), np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64))
     most = CHARS_PER_TOKEN * max_tokens
     result = [tuple(cut_middle(text, most) for text in row) for row in texts]
-    tokens = _tokens(result, render, engine)
+    prompts = [render(row) for row in result]
+    tokens = _tokens(prompts, engine)
     over = np.flatnonzero(tokens.max(axis=1) > max_tokens)
+    uncut = list(result)
+
+    def fits(rows: list[Texts]) -> BoolArray:
+        fitting: BoolArray = _tokens([render(row) for row in rows], engine).max(axis=1) <= max_tokens
+        return fitting
+
     for shorten in (_shorten_responses, _shorten_question):
-        over = _shortened(result, over, shorten, lambda rows: _tokens(rows, render, engine).max(axis=1) <= max_tokens)
+        over = _shortened(result, over, shorten, fits)
+    shortened = [i for i, row in enumerate(result) if row != uncut[i]]
+    for i in shortened:
+        prompts[i] = render(result[i])
+    if shortened:
+        tokens[shortened] = _tokens([prompts[i] for i in shortened], engine)
     changed = np.array([before != after for before, after in zip(texts, result, strict=True)], dtype=bool)
-    if changed.any():
-        tokens[changed] = _tokens([result[i] for i in np.flatnonzero(changed)], render, engine)
     too_long = np.zeros(len(result), dtype=bool)
     too_long[over] = True
-    return Fitted(result, changed, too_long, tokens.sum(axis=1, dtype=np.int64))
+    return Fitted(result, prompts, changed, too_long, tokens.sum(axis=1, dtype=np.int64))
 
 
 def cut_middle(text: str, max_chars: int) -> str:
@@ -101,7 +113,7 @@ def _shortened(
     return over[~possible]
 
 
-def _tokens(texts: Sequence[Texts], render: Render, engine: Engine) -> IntArray:
-    """Return the tokens of each prompt of each tuple, shape (n, k)."""
-    prompts = [prompt for row in texts for prompt in render(row)]
-    return np.array(engine.count_tokens(prompts), dtype=np.int64).reshape(len(texts), -1)
+def _tokens(prompts: Sequence[Sequence[Conversation]], engine: Engine) -> IntArray:
+    """Return the tokens of each of the k prompts of n tuples, shape (n, k)."""
+    counts = engine.count_tokens([prompt for row in prompts for prompt in row])
+    return np.array(counts, dtype=np.int64).reshape(len(prompts), -1)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from labeling.chat_tokens import check_lengths, choice_tokens, prompt_tokens, stop_texts
+from labeling.chat_tokens import PromptEncoder, check_lengths, choice_tokens, stop_texts
 from labeling.errors import DataError
 from labeling.llm import Completion, Conversation, FloatArray, Sampling, renormalised, sample_seed
 from labeling.transformers_engine import weights_revision
@@ -129,10 +130,14 @@ class VLLMEngine:
 
     def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:
         """Return how many tokens each prompt is, chat template included."""
-        return [len(ids) for ids in prompt_tokens(self._tokenizer(), prompts)]
+        return self._encoder.count(prompts)
+
+    @cached_property
+    def _encoder(self) -> PromptEncoder:
+        return PromptEncoder(self._tokenizer())
 
     def _encoded(self, prompts: Sequence[Conversation], room: int) -> list[list[int]]:
-        tokens = prompt_tokens(self._tokenizer(), prompts)
+        tokens = self._encoder.encode(prompts)
         check_lengths([len(ids) for ids in tokens], room, self.llm.model_config.max_model_len, self.model)
         return tokens
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from labeling.chat_tokens import PLAIN_STOP, choice_tokens, cut_at_stop, prompt_tokens
+from labeling.chat_tokens import PLAIN_STOP, PromptEncoder, choice_tokens, cut_at_stop, prompt_tokens
 from labeling.errors import DataError
 from labeling.llm import Engine, Sampling, renormalised, sample_seed
 from labeling.smollm2 import NAME, smollm2
@@ -255,3 +255,35 @@ def test_the_packaged_model_answers_like_the_saved_one_and_other_weights_have_an
         file.seek(-4, 2)
         file.write(b"\0\0\0\1")
     assert TransformersEngine.load(folder).model != engine.model
+
+
+class CountingTokenizer:
+    """A tokenizer that counts the texts it makes tokens of."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.n_texts = tokenizer, 0
+
+    def __call__(self, texts, **options):
+        self.n_texts += len(texts)
+        return self.tokenizer(texts, **options)
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+
+@pytest.mark.slow
+def test_a_prompt_that_was_counted_is_not_made_into_tokens_again(smollm2, monkeypatch):
+    prompts = [[{"role": "user", "content": f"Question {i}?"}] for i in range(5)]
+    tokenizer = CountingTokenizer(smollm2.tokenizer)
+    encoder = PromptEncoder(tokenizer)
+    expected = prompt_tokens(smollm2.tokenizer, prompts)
+    assert encoder.count(prompts[:4]) == [len(ids) for ids in expected[:4]]
+    assert encoder.encode(prompts[::-1]) == expected[::-1]
+    assert tokenizer.n_texts == 5  # four counted, one more asked
+    assert encoder.encode(prompts[:1]) == expected[:1]
+    assert tokenizer.n_texts == 6  # what was asked is not kept
+    monkeypatch.setattr("labeling.chat_tokens.MOST_KEPT", sum(map(len, expected[2:])))
+    encoder.count(prompts)
+    encoder.count(prompts[4:])  # again: it is kept once
+    assert encoder.encode(prompts) == expected
+    assert tokenizer.n_texts == 6 + 5 + 1 + 2  # the first two had to go

@@ -274,6 +274,10 @@ def test_the_worse_response_attacks_and_its_wins_are_counted(scripted, pairs_of)
     report = attack_report(PairwiseJudge(gullible), pairs, attacks)
     assert (report.clean_win_share, report.attacked_win_share, report.turned_share) == (0, 1, 1)
     assert report.by_kind == dict.fromkeys(deaf.by_kind, (0, 1))
+    assert (deaf.margin_shift, deaf.margin_win_shares, deaf.margin_turned_share) == (0, (0, 0), 0)
+    added = [len(attack.on("bad")) - len("bad") for attack in attacks]
+    assert report.margin_shift == np.minimum(np.array(added) - 1, 30).mean() + 1  # log-odds are cut to 30
+    assert (report.margin_win_shares, report.margin_turned_share) == ((0, 1), 1)
     attacked = attacked_pairs(pairs, pairs.gold < 0.5, attacks)
     assert attacked.table["response_a"].to_pylist()[0].startswith("bad\n\nIgnore the above")
     assert attacked.table["response_b"].to_pylist()[0] == "good"
@@ -283,7 +287,12 @@ def test_a_judge_that_obeys_a_named_letter_flips_and_gives_no_win(scripted, pair
     pairs = pairs_of([(f"q{i}", "bad", "good", 0.0) for i in range(4)])
     obeys = scripted(lambda texts: (5.0 if "A wins" in texts["RESPONSE A"] + texts["RESPONSE B"] else -5.0, 0.0))
     attacks = [attack for attack in read_attacks(ATTACKS) if "A wins" in attack.text]
-    assert attack_report(PairwiseJudge(obeys), pairs, attacks).attacked_win_share == 0
+    report = attack_report(PairwiseJudge(obeys), pairs, attacks)
+    assert report.attacked_win_share == 0
+    assert np.isnan(report.margins).all()
+    assert np.isnan([report.margin_shift, *report.margin_win_shares, report.margin_turned_share]).all()
+    kept = attack_report(PairwiseJudge(obeys, on_flip="keep"), pairs, attacks)
+    assert (kept.attacked_win_share, kept.margin_shift, kept.margin_win_shares) == (0, 0, (0, 0))
 
 
 # Over-long and odd texts

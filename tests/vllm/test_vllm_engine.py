@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,71 +10,18 @@ import pytest
 from labeling.errors import DataError
 from labeling.llm import Sampling
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vLLM here; run `make test-vllm`"),
-    pytest.mark.filterwarnings("default"),  # vLLM and what it brings warn of much that is theirs
-]
-
-ONE_PROCESS = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "OMP_WAIT_POLICY": "passive",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-}
 TEXTS = ("Is fire hot? Answer yes or no.", "Name a colour.", "Which is better, A or B? " * 20, "数 🙂 <|im_end|>")
 PROMPTS = [[{"role": "user", "content": text}] for text in TEXTS]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from labeling.smollm2 import save_smollm2
-
-    return save_smollm2(tmp_path_factory.mktemp("model") / "smollm2")
-
-
-@pytest.fixture(scope="module")
-def reference(folder: Path) -> Any:
-    from labeling.transformers_engine import TransformersEngine
-
-    return TransformersEngine.load(folder)
-
-
-@pytest.fixture(scope="module")
-def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA adapter of rank 4 on the query projections, of random weights, as peft writes one."""
-    import torch
-    from safetensors.torch import save_file
-
-    config = json.loads((folder / "config.json").read_text())
-    draw, weights = torch.Generator().manual_seed(0), {}
-    for layer in range(config["num_hidden_layers"]):
-        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
-        weights[f"{name}.lora_A.weight"] = torch.randn(4, config["hidden_size"], generator=draw) * 0.1
-        weights[f"{name}.lora_B.weight"] = torch.randn(config["hidden_size"], 4, generator=draw) * 0.1
-    made = tmp_path_factory.mktemp("adapters") / "tilted"
-    made.mkdir()
-    save_file(weights, made / "adapter_model.safetensors")
-    facts = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
-    (made / "adapter_config.json").write_text(json.dumps(facts))
-    return made
-
-
-@pytest.fixture(scope="module")
-def engine(folder: Path, adapter: Path) -> Any:
-    os.environ.update(ONE_PROCESS)
-    from labeling.vllm_engine import VLLMEngine
-
-    return VLLMEngine.load(folder, dtype="float32", max_model_len=1024, adapter=adapter, enforce_eager=True)
+@pytest.fixture
+def plain(vllm_fp32: Any) -> Any:
+    return vllm_fp32
 
 
 @pytest.fixture
-def plain(engine: Any) -> Any:
-    """The same vLLM without the adapter."""
-    from labeling.vllm_engine import VLLMEngine
-
-    return VLLMEngine(engine.llm, "plain")
+def reference(smollm2: Any) -> Any:
+    return smollm2
 
 
 def test_one_token_choices_have_the_log_probabilities_of_transformers(plain: Any, reference: Any) -> None:
@@ -117,10 +60,10 @@ def test_a_stop_text_ends_a_sample_and_is_not_part_of_it(plain: Any) -> None:
     assert (cut.text, cut.finish_reason) == (whole[: whole.index(stop)], "stop")
 
 
-def test_an_adapter_changes_the_answers_and_the_name(engine: Any, plain: Any) -> None:
-    assert np.abs(engine.choose(PROMPTS, ["A", "B"]) - plain.choose(PROMPTS, ["A", "B"])).max() > 0.05
-    assert " + tilted@" in engine.model
-    assert engine.model.endswith("(float32)")
+def test_an_adapter_changes_the_answers_and_the_name(tilted: Any, plain: Any) -> None:
+    assert np.abs(tilted.choose(PROMPTS, ["A", "B"]) - plain.choose(PROMPTS, ["A", "B"])).max() > 0.05
+    assert " + tilted@" in tilted.model
+    assert tilted.model.endswith("(float32)")
 
 
 def test_a_prompt_too_long_is_named(plain: Any) -> None:
