@@ -113,19 +113,23 @@ class Trained:
         return {"steps": self.steps, "n_trained": self.n_pairs, "n_too_long": self.n_too_long, "training": ends}
 
 
+Note = Callable[[Trained, Path], None]
+"""Told what training did and the folder it is saved in, before that gets its name."""
+
+
 def train_dpo(
     start: str | Path,
     pairs: SoftPairs,
     config: PolicyConfig,
     out: str | Path,
     *,
-    note: Callable[[Trained], None] = lambda _: None,
+    note: Note = lambda *_: None,
 ) -> Trained:
     """Train a policy by soft-pair DPO from the model `start`, which is also the reference; save it to the folder `out`.
 
     With `config.lora_rank` adapters are trained and merged: what is saved is a plain model either way. `note` is told
-    what was done just before the folder is there. Raises DataError without pairs that fit `max_length`, or without the
-    extra `rlhf`.
+    what was done, and the folder before it gets its name. Raises DataError without pairs that fit `max_length`, or
+    without the extra `rlhf`.
     """
     need_rlhf()
     from trl import DPOConfig
@@ -215,9 +219,7 @@ def lora(config: PolicyConfig) -> Any:
     )
 
 
-def finish(
-    trainer: Any, tokenizer: Any, out: Path, counts: tuple[int, int], note: Callable[[Trained], None]
-) -> Trained:
+def finish(trainer: Any, tokenizer: Any, out: Path, counts: tuple[int, int], note: Note) -> Trained:
     """Save what a trainer trained, adapters merged, as a plain model folder; counts are used and too long rows."""
     from peft import PeftModel
 
@@ -228,6 +230,6 @@ def finish(
     if trainer.is_world_process_zero():
         with replacing(out) as part:
             save_policy(network, tokenizer, part)
-            note(done)
+            note(done, part)
     trainer.accelerator.wait_for_everyone()
     return done

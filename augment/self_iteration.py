@@ -221,7 +221,7 @@ def _train(folder: Path, current: Path, how: SelfReward, iteration: int) -> None
     pairs = SoftPairs(prompts, chosen, rejected, q, **ended)
     config = replace(how.training, seed=how.training.seed + how.seed + iteration)
 
-    def note(done: Trained) -> None:
+    def note(done: Trained, _: Path) -> None:
         write_json(folder / "training.json", done.facts())
 
     train_dpo(current, pairs, config, folder / "model", note=note)

@@ -99,3 +99,21 @@ def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with other weights."""
     return _tiny_policy(tmp_path_factory.mktemp("other"), 1)
+
+
+@pytest.fixture(scope="session")
+def rm_folders(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two reward models with random heads on the tiny policy."""
+    import torch
+
+    from rm.model import load_base
+
+    folders = []
+    for seed in range(2):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model, tokenizer = load_base(str(policy_folder), 256)
+        folders.append(tmp_path_factory.mktemp(f"rm{seed}"))
+        model.save_pretrained(folders[-1])
+        tokenizer.save_pretrained(folders[-1])
+    return folders

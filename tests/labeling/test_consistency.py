@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rm.loss import soft_pair_loss
 from scipy.stats import kendalltau, spearmanr
 
 from labeling.consistency import (

@@ -1,0 +1,116 @@
+"""Best-of-n: the candidate a reward model likes best; what more candidates buy, and what they cost in KL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from augment.generate import check_candidates
+from augment.policy_rewards import Ensemble
+from labeling.errors import DataError
+from labeling.files import replacing
+from labeling.pairs import MESSAGES, prompt_id
+
+FloatArray = npt.NDArray[np.float64]
+
+SCHEMA = pa.schema(
+    [
+        ("prompt", MESSAGES),
+        ("prompt_id", pa.string()),
+        ("response", pa.string()),
+        ("sample", pa.int32()),
+        ("model", pa.string()),
+        ("reward", pa.float64()),
+        ("reward_mean", pa.float64()),
+        ("n", pa.int32()),
+    ]
+)
+"""The best candidate of a prompt, its reward, the mean reward of all n there were, and n."""
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    """The best candidate of each prompt."""
+
+    table: pa.Table
+    """`SCHEMA`, in the order in which prompts first occur."""
+    rewards: Sequence[FloatArray]
+    """The rewards of each prompt's candidates."""
+
+    def curve(self) -> list[dict[str, float]]:
+        """Return, for k = 1 up to the fewest candidates of a prompt, the mean reward of the best of k and its KL.
+
+        The reward is the expectation over all choices of k of the candidates there are. The KL to the policy that drew
+        them, in nats, is at most log k - (k - 1) / k (arXiv 2112.09332).
+        """
+        most = min(map(len, self.rewards))
+        return [
+            {
+                "k": k,
+                "reward": float(np.mean([expected_best(rewards, k) for rewards in self.rewards])),
+                "kl_at_most": math.log(k) - (k - 1) / k,
+            }
+            for k in range(1, most + 1)
+        ]
+
+    def write(self, path: str | Path) -> None:
+        """Write the table as Parquet."""
+        with replacing(path) as part:
+            pq.write_table(self.table, part, compression="zstd")
+
+
+def best_of_n(candidates: pa.Table, ensemble: Ensemble, n: int | None = None) -> BestOfN:
+    """Return the candidate of highest mean reward for each prompt, among its first n samples (None = all).
+
+    Of equal ones the first sample wins. Raises DataError for a table that holds no candidates, or prompts with fewer
+    than n.
+    """
+    check_candidates(candidates)
+    prompts, texts, samples, models = (
+        candidates[name].to_pylist() for name in ("prompt", "response", "sample", "model")
+    )
+    texts = [text or "" for text in texts]
+    groups: dict[str, list[int]] = {}
+    for row in sorted(range(len(texts)), key=lambda row: (samples[row], models[row])):
+        groups.setdefault(prompt_id(prompts[row]), []).append(row)
+    order = list(dict.fromkeys(map(prompt_id, prompts)))
+    chosen = [groups[name][:n] for name in order]
+    _check(chosen, n)
+    used = [row for rows in chosen for row in rows]
+    found = ensemble.mean([prompts[row] for row in used], [texts[row] for row in used])
+    reward = dict(zip(used, found.tolist(), strict=True))
+    rows = []
+    for name, members in zip(order, chosen, strict=True):
+        best = max(members, key=lambda row: reward[row])
+        mean = float(np.mean([reward[row] for row in members]))
+        found_best = {"prompt": prompts[best], "prompt_id": name, "response": texts[best], "sample": samples[best]}
+        figures = {"model": models[best], "reward": reward[best], "reward_mean": mean, "n": len(members)}
+        rows.append(found_best | figures)
+    rewards = [np.array([reward[row] for row in members]) for members in chosen]
+    return BestOfN(pa.Table.from_pylist(rows, schema=SCHEMA), rewards)
+
+
+def expected_best(rewards: npt.ArrayLike, k: int) -> float:
+    """Return the mean, over all choices of k of the n rewards, of the highest.
+
+    >>> expected_best([1.0, 2.0, 6.0], 2)  # of 1 2, 1 6 and 2 6
+    4.666666666666667
+    """
+    values = np.sort(np.asarray(rewards, dtype=np.float64))
+    ways = np.array([math.comb(i, k - 1) for i in range(len(values))], dtype=np.float64)
+    return float(values @ ways / math.comb(len(values), k))
+
+
+def _check(chosen: Sequence[Sequence[int]], n: int | None) -> None:
+    if n is not None and n < 1:
+        raise DataError(f"n is {n}; expected 1 or more, or none for all candidates")
+    fewest = min(map(len, chosen), default=0)
+    if fewest < (n or 1):
+        raise DataError(f"a prompt has {fewest} candidates; expected {n or 1} or more: generate more, or lower n")

@@ -1,0 +1,181 @@
+"""A policy aligned with labels or with reward models, and best-of-n beside it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from augment import export
+from augment.align import Exploring, align_dpo, align_with_rewards, read_soft_pairs
+from augment.best_of_n import best_of_n, expected_best
+from augment.dpo import PolicyConfig
+from augment.policies import load_policy
+from augment.policy_rewards import Ensemble, Penalties, centred, reward_functions
+from labeling.errors import DataError, WeakprefWarning
+from labeling.pairs import MESSAGES
+
+PROMPTS = [[{"role": "user", "content": f"Name colour {i}."}] for i in range(4)]
+FAST = PolicyConfig(learning_rate=1e-2, max_steps=3, batch_size=4, gradient_accumulation=1, lora_rank=2)
+SHORT = Exploring(n=2, max_tokens=4)
+
+
+class Lengths:
+    """Rewards a response by its length, times a factor, plus a constant."""
+
+    def __init__(self, factor=1.0, constant=0.0):
+        self.factor, self.constant, self.asked = factor, constant, 0
+
+    def score(self, prompts, responses):
+        self.asked += 1
+        return np.array([self.factor * len(text) + self.constant for text in responses])
+
+
+def candidates(texts):
+    rows = [(prompt, text, i) for prompt in PROMPTS[:2] for i, text in enumerate(texts)]
+    return pa.table(
+        {
+            "prompt": pa.array([prompt for prompt, _, _ in rows], MESSAGES),
+            "response": [text for _, text, _ in rows],
+            "sample": pa.array([i for _, _, i in rows], pa.int32()),
+            "model": ["m"] * len(rows),
+        }
+    )
+
+
+def test_the_best_candidate_is_that_of_highest_reward_among_the_first_n() -> None:
+    made = best_of_n(candidates(["aa", "a", "aaaa"]), Ensemble([Lengths()]))
+    assert [row["response"] for row in made.table.to_pylist()] == ["aaaa", "aaaa"]
+    assert made.table["reward"].to_pylist() == [4.0, 4.0]
+    assert made.table["reward_mean"].to_pylist() == pytest.approx([7 / 3, 7 / 3])
+    first = best_of_n(candidates(["aa", "a", "aaaa"]), Ensemble([Lengths()]), n=2)
+    assert [row["response"] for row in first.table.to_pylist()] == ["aa", "aa"]
+    assert [point["reward"] for point in made.curve()] == pytest.approx([7 / 3, 10 / 3, 4])
+    assert [point["kl_at_most"] for point in made.curve()] == pytest.approx([0, math.log(2) - 0.5, math.log(3) - 2 / 3])
+
+
+@given(st.lists(st.floats(-9, 9), min_size=1, max_size=6), st.data())
+def test_the_expected_best_of_k_is_the_mean_over_all_choices(rewards, data) -> None:
+    k = data.draw(st.integers(1, len(rewards)))
+    every = [max(chosen) for chosen in itertools.combinations(rewards, k)]
+    assert expected_best(rewards, k) == pytest.approx(np.mean(every), abs=1e-9)
+
+
+def test_too_few_candidates_are_an_error() -> None:
+    with pytest.raises(DataError, match="a prompt has 2 candidates; expected 3"):
+        best_of_n(candidates(["a", "b"]), Ensemble([Lengths()]), n=3)
+    with pytest.raises(DataError, match="n is 0"):
+        best_of_n(candidates(["a", "b"]), Ensemble([Lengths()]), n=0)
+
+
+def test_members_that_differ_by_a_constant_do_not_disagree() -> None:
+    prompts, texts = PROMPTS[:1] * 3 + PROMPTS[1:2], ["a", "aa", "aaa", "a"]
+    same = Ensemble([Lengths(), Lengths(constant=7)])
+    np.testing.assert_allclose(same.disagreement(prompts, texts), 0, atol=1e-12)
+    other = Ensemble([Lengths(), Lengths(factor=3, constant=7)])
+    np.testing.assert_allclose(other.disagreement(prompts, texts), [1, 0, 1, 0])
+    np.testing.assert_allclose(centred(np.array([[1.0, 2, 6, 5]]), ["p", "p", "p", "q"]), [[-2, -1, 3, 0]])
+
+
+def test_penalties_are_reward_functions_of_their_own_and_score_a_batch_once() -> None:
+    members = [Lengths(), Lengths(factor=3)]
+    functions = reward_functions(Ensemble(members), Penalties(length=2.0, uncertainty=0.5))
+    assert [function.__name__ for function in functions] == ["reward", "uncertainty_penalty", "length_penalty"]
+    batch = {
+        "prompts": PROMPTS[:1] * 2,
+        "completions": [[{"role": "assistant", "content": text}] for text in ("a", "aaa")],
+        "completion_ids": [[5] * 50, [5] * 100],
+    }
+    assert [function(**batch) for function in functions] == [[2.0, 6.0], [-0.5, -0.5], [-1.0, -2.0]]
+    assert [member.asked for member in members] == [1, 1]
+
+
+def test_penalties_and_exploration_that_cannot_work_are_refused() -> None:
+    with pytest.raises(DataError, match="does not disagree with itself"):
+        reward_functions(Ensemble([Lengths()]), Penalties(uncertainty=1.0))
+    with pytest.raises(DataError, match="expected 0 or more"):
+        Penalties(length=-1)
+    with pytest.raises(DataError, match="2 responses or more"):
+        Exploring(n=1)
+    with pytest.raises(DataError, match="no reward model is named"):
+        Ensemble.load([])
+
+
+@pytest.mark.slow
+def test_dpo_reads_an_export_with_its_soft_labels(six_pairs, policy_folder, tmp_path) -> None:
+    folder = export(tmp_path / "augmented", six_pairs, [0.9, 0.1, 0.5, 0.8, 0.3, 0.6])
+    pairs = read_soft_pairs(folder)
+    labels = dict(zip(pairs.chosen, pairs.p_chosen, strict=True))
+    assert labels["Good answer 3."] == 0.8
+    assert labels["Bad answer, number 4."] == pytest.approx(0.7)
+    assert len(pairs) == 5  # the gold tie has no weight
+    assert all(prompt[-1]["role"] == "user" for prompt in pairs.prompts)
+    done = align_dpo(folder, policy_folder, FAST, tmp_path / "aligned")
+    manifest = json.loads((done.folder / "manifest.json").read_text())
+    assert manifest["command"] == "align dpo"
+    assert (manifest["counts"]["used"], manifest["counts"]["steps"]) == (5, 3)
+    assert manifest["config"]["lora_rank"] == 2
+    assert len(json.loads((done.folder / "train_log.json").read_text())) == 3
+    with pytest.raises(DataError, match="already exists"):
+        align_dpo(folder, policy_folder, FAST, tmp_path / "aligned")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_a_reward_model_trains_a_policy_that_is_saved_as_a_plain_model(
+    policy_folder, rm_folders, tmp_path, method
+) -> None:
+    done = align_with_rewards(
+        PROMPTS,
+        policy_folder,
+        rm_folders,
+        FAST,
+        tmp_path / "aligned",
+        method=method,
+        exploring=SHORT,
+        penalties=Penalties(length=0.5, uncertainty=0.5),
+    )
+    assert (done.steps, done.n_pairs) == (3, 4)
+    assert {f"rewards/{name}/mean" for name in ("reward", "length_penalty", "uncertainty_penalty")} <= done.log[
+        0
+    ].keys()
+    assert done.log[0]["rewards/length_penalty/mean"] < 0
+    before, after = (load_policy(path).network.state_dict() for path in (policy_folder, done.folder))
+    assert before.keys() == after.keys()
+    assert any(not before[name].equal(after[name]) for name in before)
+    assert json.loads((done.folder / "manifest.json").read_text())["command"] == f"align {method}"
+
+
+@pytest.mark.slow
+def test_grpo_learns_what_is_rewarded(policy_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(Ensemble, "load", classmethod(lambda cls, folders: Ensemble([Ends()])))
+    config = PolicyConfig(learning_rate=1e-2, max_steps=25, batch_size=16, gradient_accumulation=1, beta=0.01)
+    done = align_with_rewards(PROMPTS, policy_folder, [], config, tmp_path / "out", exploring=Exploring(8, 1.0, 3))
+    rewards = [entry["reward"] for entry in done.log]
+    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.2
+
+
+class Ends:
+    """Rewards plain letters."""
+
+    def score(self, prompts, responses):
+        return np.array([np.mean([c.isascii() and c.isalpha() for c in text]) if text else 0.0 for text in responses])
+
+
+@pytest.mark.slow
+def test_prompts_without_room_are_counted_and_batches_that_cannot_be_split_refused(
+    policy_folder, rm_folders, tmp_path
+) -> None:
+    config = PolicyConfig(**vars(FAST) | {"max_steps": 1, "max_length": 80})
+    prompts = [*PROMPTS, [{"role": "user", "content": "long " * 60}]]
+    with pytest.warns(WeakprefWarning, match="1 of 5 prompts left out"):
+        done = align_with_rewards(prompts, policy_folder, rm_folders[:1], config, tmp_path / "a", exploring=SHORT)
+    assert done.n_too_long == 1
+    with pytest.raises(DataError, match="cannot be split into 3 a prompt"):
+        align_with_rewards(PROMPTS, policy_folder, rm_folders, FAST, tmp_path / "b", exploring=Exploring(3))
