@@ -10,6 +10,7 @@ import typer
 PairsFile = Annotated[
     str, typer.Argument(help="Preference pairs: Parquet, folder of Parquet, JSONL(.gz), CSV, hub id.")
 ]
+PromptsFile = Annotated[str, typer.Argument(help="File with a column prompt: texts or conversations.")]
 VotesFile = Annotated[Path, typer.Argument(help="votes.parquet of `weakpref label`.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write; an earlier output there is replaced.")]
 Layout = Annotated[str | None, typer.Option(help="Layout of the file, where its columns fit two.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,11 +14,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from augment import commands, evaluation_cli, generation_commands, judging, merging
+from augment import commands, evaluation_cli, merging, model_cli
 from augment.arguments import Drop, Layout, Out, PairsFile, Seed, VotesFile
-from augment.pair_candidates import Pairing
-from labeling.errors import WeakprefError, WeakprefWarning
-from labeling.llm import Sampling
+from labeling.errors import BudgetError, WeakprefError, WeakprefWarning
 
 app = typer.Typer(
     name="weakpref",
@@ -37,73 +36,13 @@ class Preset(enum.StrEnum):
     NONE = "none"
 
 
-class Kind(enum.StrEnum):
-    """What a judge is asked."""
-
-    PAIRWISE = "pairwise"
-    RUBRIC = "rubric"
-
-
-class Scheme(enum.StrEnum):
-    """Which candidates of a prompt make a pair."""
-
-    BEST_WORST = "best-worst"
-    LENGTH_CONTROLLED = "length-controlled"
-    ALL = "all"
-    RANDOM = "random"
-    TWO_MODELS = "two-models"
-
-
 USAGE_ERROR: Any = typer.BadParameter.__base__
 """What typer raises for arguments it cannot use; it exports only this subclass."""
 
-Cache = Annotated[Path | None, typer.Option(help="File to keep answers in: a stopped run goes on from it.")]
-Dtype = Annotated[str, typer.Option(help="Numbers the model computes with: float32, bfloat16, float16.")]
-Device = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda.")]
 
-
-@app.command()
-def generate(
-    prompts: Annotated[str, typer.Argument(help="File with a column prompt: texts or conversations.")],
-    out: Out,
-    model: Annotated[str, typer.Option(help="smollm2 (small, packaged), or a causal language model: folder, hub id.")],
-    n: Annotated[int, typer.Option("-n", help="Responses to each prompt.")] = 4,
-    temperature: Annotated[float, typer.Option(help="0: the likeliest response.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that make up this share.")] = 0.9,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens of a response.")] = 256,
-    similar: Annotated[
-        float | None, typer.Option(help="Leave out prompts this similar (0 to 1) to an earlier one.")
-    ] = None,
-    held_out: Annotated[Path | None, typer.Option(help="Prompts of an evaluation, not to be overlapped with.")] = None,
-    max_overlap: Annotated[float, typer.Option(help="Most of a prompt's 8-word runs that may be held out.")] = 0.5,
-    cache: Cache = None,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
-    seed: Seed = 0,
-) -> None:
-    """Let a language model respond: PROMPTS -> candidates.parquet (several responses to each prompt)."""
-    sampling = Sampling(n, temperature, top_p, max_tokens, seed=seed)
-    prompting = generation_commands.Prompting(similar, held_out, max_overlap)
-    load = judging.named(model, dtype, device, cache).engine
-    _say(generation_commands.generate(prompts, out, load, sampling, prompting))
-
-
-@app.command()
-def pair(
-    candidates: Annotated[list[Path], typer.Argument(help="candidates.parquet of `weakpref generate`, one or more.")],
-    out: Out,
-    scheme: Annotated[Scheme, typer.Option(help="Which candidates of a prompt make a pair.")] = Scheme.ALL,
-    score: Annotated[
-        str | None, typer.Option(help="Column of scores; best-worst and length-controlled need it.")
-    ] = None,
-    min_gap: Annotated[float, typer.Option(help="Leave out pairs whose scores differ by less.")] = 0.0,
-    tier_share: Annotated[float, typer.Option(help="length-controlled: width of a tier, share of the range.")] = 0.2,
-    n: Annotated[int, typer.Option("-n", help="random: pairs a prompt.")] = 1,
-    seed: Seed = 0,
-) -> None:
-    """Make pairs of candidates that answer the same prompt: candidates.parquet -> pairs.parquet, without labels."""
-    how = Pairing(scheme.value, min_gap, tier_share, n, seed)
-    _say(generation_commands.pair(candidates, out, how, score))
+app.command()(model_cli.generate)
+app.command("new-prompts")(model_cli.new_prompts)
+app.command()(model_cli.pair)
 
 
 @app.command()
@@ -123,31 +62,7 @@ def label(
     _say(commands.label(pairs, out, reading, voting))
 
 
-@app.command()
-def judge(
-    pairs: PairsFile,
-    out: Out,
-    packaged: Annotated[str | None, typer.Option("--judge", help="smollm2: a small packaged model, offline.")] = None,
-    model: Annotated[str | None, typer.Option(help="Causal language model: folder or hub id.")] = None,
-    kind: Annotated[Kind, typer.Option(help="Which response is better, in both orders; or a grade each.")] = (
-        Kind.PAIRWISE
-    ),
-    criterion: Annotated[str | None, typer.Option(help="What makes a response better (default: built in).")] = None,
-    template: Annotated[Path | None, typer.Option(help="Jinja file in place of the built-in prompt.")] = None,
-    samples: Annotated[int, typer.Option(help="Grades drawn a response (rubric); 0: by digit probabilities.")] = 3,
-    cache: Cache = None,
-    report: Annotated[Path | None, typer.Option(help="JSON file for a report on the judge; also printed.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Judge only the first so many pairs.")] = None,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
-    layout: Layout = None,
-    drop_bad_rows: Drop = False,
-) -> None:
-    """Let a language model vote: PAIRS -> votes.parquet (votes, margins, gold and group of each pair)."""
-    reading = commands.Reading(layout, drop_bad_rows)
-    engine = judging.Model(packaged, model, dtype, device, cache)
-    asking = judging.Asking("rubric" if kind is Kind.RUBRIC else "pairwise", criterion, template, samples)
-    _say(judging.judge(pairs, out, reading, engine, asking, limit=limit, report=report))
+app.command()(model_cli.judge)
 
 
 @app.command()
@@ -274,7 +189,10 @@ evaluation_cli.register(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 after printing one line that says what is wrong and the way out."""
+    """Run the command line; return 0, or 2 after printing one line that says what is wrong and the way out.
+
+    3 if a run stopped before it would have exceeded its limits: the same command goes on from there.
+    """
     # Read when torch is loaded: threads that wait for others sleep, or a busy machine is slowed down many times.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with warnings.catch_warnings():
@@ -282,6 +200,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
             code = app(args=None if argv is None else list(argv), prog_name="weakpref", standalone_mode=False)
+        except BudgetError as error:
+            command = shlex.join(sys.argv[1:] if argv is None else argv)
+            print(f"weakpref: {error}; raise the limit or go on as it is: weakpref {command}", file=sys.stderr)
+            return 3
         except WeakprefError as error:
             print(f"weakpref: error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2

@@ -7,17 +7,18 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from labeling.errors import DataError
+from augment.progress import progress_bar
+from labeling.budget import Watch
+from labeling.errors import BudgetError, DataError
 from labeling.files import replacing, write_json
 from labeling.llm import Completion, Conversation, Engine, Sampling
 from labeling.pairs import MESSAGES, prompt_id
@@ -46,13 +47,6 @@ SCHEMA = pa.schema(
     ]
 )
 """A candidate: one response to one prompt, what drew it, and its summed log-probability (null where none is known)."""
-
-
-class Advance(Protocol):
-    """Told of every prompt that is done."""
-
-    def __call__(self, n_prompts: int, n_tokens: int) -> None:
-        """Take note of so many more prompts, and of the tokens written for them."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +90,36 @@ def generate(
     run = _run(unique, engine, sampling, chunk)
     if not _is_whole(target, run, len(unique) * sampling.n):
         _claim(parts, run)
-        chunks = [unique[start : start + chunk] for start in range(0, len(unique), chunk)]
-        with _bar(progress, len(unique)) as advance:
-            for i, some in enumerate(chunks):
-                _answer(parts / f"{i:06d}.parquet", some, engine, sampling, advance)
-        _join(parts, len(chunks), run, target)
+        chunks = _parts(unique, parts, chunk)
+        with progress_bar("Prompts", progress) as watch:
+            watch(wanted=len(unique))
+            for i, (path, some) in enumerate(chunks):
+                try:
+                    _answer(path, some, engine, sampling, watch)
+                except BudgetError as error:
+                    raise BudgetError(f"{error}; {i} of {len(chunks)} parts lie in {parts}") from None
+        _join([path for path, _ in chunks], run, target)
     shutil.rmtree(parts, ignore_errors=True)
     return _counted(target, len(prompts), len(unique))
+
+
+def unanswered(
+    prompts: Sequence[Conversation], engine: Engine, out: str | Path, sampling: Sampling = SAMPLING, *, chunk: int = 64
+) -> tuple[list[Conversation], list[Conversation]]:
+    """Return the distinct prompts that are answered, and those `generate` would still ask about; nothing is written.
+
+    Raises DataError as `generate` does.
+    """
+    unique = _unique(prompts)
+    _check(unique, sampling, chunk)
+    parts, run = Path(f"{out}.parts"), _run(unique, engine, sampling, chunk)
+    if _is_whole(Path(out), run, len(unique) * sampling.n):
+        return unique, []
+    _check_claim(parts, run)
+    found: dict[bool, list[Conversation]] = {True: [], False: []}
+    for path, some in _parts(unique, parts, chunk):
+        found[_is_part(path, len(some) * sampling.n)] += some
+    return found[True], found[False]
 
 
 def read_candidates(path: str | Path) -> pa.Table:
@@ -169,27 +186,41 @@ def _is_whole(path: Path, run: dict[str, Any], rows: int) -> bool:
     return found.num_rows == rows and (found.metadata or {}).get(RUN) == json.dumps(run, sort_keys=True).encode()
 
 
+def _parts(prompts: Sequence[Conversation], folder: Path, chunk: int) -> list[tuple[Path, Sequence[Conversation]]]:
+    """Return the parts a run is made of: the file of each, and its prompts."""
+    starts = range(0, len(prompts), chunk)
+    return [(folder / f"{i:06d}.parquet", prompts[start : start + chunk]) for i, start in enumerate(starts)]
+
+
 def _claim(parts: Path, run: dict[str, Any]) -> None:
     """Make the folder of parts ours, or raise if it is another run's."""
+    if not _check_claim(parts, run):
+        write_json(parts / "run.json", run)
+
+
+def _check_claim(parts: Path, run: dict[str, Any]) -> bool:
+    """Return whether the folder of parts is ours already; raises DataError if it is another run's."""
     try:
         found = json.loads((parts / "run.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return write_json(parts / "run.json", run)
+        return False
     differ = [name for name in run if found.get(name) != run[name]]
     if differ:
         raise DataError(
             f"{parts} holds a run with other {' and '.join(differ)}; expected parts of this run: finish that one with "
             "what it began with, or delete the folder"
         )
-    return None
+    return True
 
 
-def _answer(path: Path, prompts: Sequence[Conversation], engine: Engine, sampling: Sampling, advance: Advance) -> None:
+def _answer(path: Path, prompts: Sequence[Conversation], engine: Engine, sampling: Sampling, watch: Watch) -> None:
+    n_tokens = 0
     if not _is_part(path, len(prompts) * sampling.n):
         rows = _rows(prompts, engine, sampling)
+        n_tokens = sum(row["n_tokens"] for row in rows)
         with replacing(path) as part:
             pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part, compression="zstd")
-    advance(len(prompts), pc.sum(pq.read_table(path, columns=["n_tokens"])["n_tokens"]).as_py())
+    watch(done=len(prompts), tokens=n_tokens)
 
 
 def _is_part(path: Path, rows: int) -> bool:
@@ -225,13 +256,13 @@ def _columns(completion: Completion) -> dict[str, Any]:
     }
 
 
-def _join(parts: Path, n: int, run: dict[str, Any], target: Path) -> None:
+def _join(parts: Sequence[Path], run: dict[str, Any], target: Path) -> None:
     """Write the parts as one file, a row group each; it is made among them, so that a kill leaves nothing else."""
     schema = SCHEMA.with_metadata({RUN: json.dumps(run, sort_keys=True)})
-    whole = parts / "whole"
+    whole = parts[0].with_name("whole")
     with pq.ParquetWriter(whole, schema, compression="zstd") as writer:
-        for i in range(n):
-            writer.write_table(pq.read_table(parts / f"{i:06d}.parquet").replace_schema_metadata(schema.metadata))
+        for path in parts:
+            writer.write_table(pq.read_table(path).replace_schema_metadata(schema.metadata))
     os.replace(whole, target)
 
 
@@ -247,22 +278,3 @@ def _counted(path: Path, n_given: int, n_prompts: int) -> Generated:
         n_cut=pc.sum(pc.equal(table["finish_reason"], "length")).as_py(),
         n_tokens=pc.sum(table["n_tokens"]).as_py(),
     )
-
-
-@contextmanager
-def _bar(shown: bool, total: int) -> Iterator[Advance]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    if not shown:
-        yield lambda *_: None
-        return
-    columns = (TextColumn("Prompts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[tokens]:,} tokens"), console=Console(stderr=True)) as bar:
-        task, written = bar.add_task("", total=total, tokens=0), [0]
-
-        def advance(n_prompts: int, n_tokens: int) -> None:
-            written[0] += n_tokens
-            bar.update(task, advance=n_prompts, tokens=written[0])
-
-        yield advance

@@ -1,8 +1,9 @@
-"""What `weakpref generate` and `weakpref pair` do: read files, call one public function, write one output."""
+"""What `weakpref generate`, `new-prompts` and `pair` do: read files, call one public function, write one output."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import compress
 from pathlib import Path
@@ -10,16 +11,24 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from augment.commands import check_out, write_manifest
 from augment.contamination import contamination
 from augment.generate import generate as generate_candidates
-from augment.generate import read_candidates
+from augment.generate import read_candidates, unanswered
+from augment.models import ModelOptions
 from augment.near_duplicates import near_duplicates
+from augment.new_prompts import FewShot, PromptFilter, new_prompts
+from augment.options import option
 from augment.pair_candidates import Pairing, pair_candidates
-from labeling.errors import DataError
+from augment.progress import on_terminal
+from augment.spending import SpendingOptions
+from labeling.errors import DataError, WeakprefWarning
+from labeling.files import replacing
 from labeling.layouts import MESSAGES, TEXT, is_number, plain
-from labeling.llm import Conversation, Engine, Sampling
+from labeling.llm import Conversation, Sampling
+from labeling.pairs import MESSAGES as MESSAGES_TYPE
 from labeling.pairs import prompt_text
 from labeling.sources import open_source
 
@@ -28,46 +37,108 @@ from labeling.sources import open_source
 class Prompting:
     """Which prompts of a file are answered."""
 
-    similar: float | None = None
-    """Leave out near-duplicates of this similarity, in (0, 1]; None = answer all."""
-    held_out: Path | None = None
-    """Prompts, or pairs, of an evaluation, that the prompts must not overlap with."""
-    max_overlap: float = 0.5
-    """Most of a prompt's 8-word sequences that may occur in held-out prompts, in [0, 1]; more is an error."""
+    similar: float | None = option("Leave out prompts this similar (0 to 1) to an earlier one.")
+    held_out: Path | None = option("Prompts, or pairs, of an evaluation, not to be overlapped with.")
+    max_overlap: float = option("Most of a prompt's 8-word runs that may be held out (0 to 1); more is an error.", 0.5)
+
+    def __call__(self, prompts: Sequence[Conversation]) -> tuple[list[Conversation], dict[str, object]]:
+        """Return the prompts to answer, and counts. Raises DataError if one overlaps with those held out."""
+        prompts, texts = list(prompts), [prompt_text(prompt) for prompt in prompts]
+        counts: dict[str, object] = {"given": len(prompts)}
+        if self.similar is not None:
+            found = near_duplicates(texts, threshold=self.similar)
+            counts |= {"same": found.n_same, "near_duplicates": found.n_near}
+            prompts, texts = list(compress(prompts, found.keep)), list(compress(texts, found.keep))
+        if self.held_out is not None:
+            held_out = [prompt_text(prompt) for prompt in read_prompts(str(self.held_out))]
+            overlap = contamination(texts, held_out)
+            overlap.check(self.max_overlap)
+            counts["contamination"] = overlap.report(self.max_overlap)
+        return prompts, counts
+
+    def inputs(self) -> dict[str, Path]:
+        """Return the files that were read."""
+        return {"held_out": self.held_out} if self.held_out else {}
 
 
 def generate(
-    path: str,
-    out: Path,
-    load: Callable[[], Engine],
-    sampling: Sampling,
-    prompting: Prompting,
-    *,
-    progress: bool = False,
+    path: str, out: Path, model: ModelOptions, spending: SpendingOptions, sampling: Sampling, prompting: Prompting
 ) -> str:
-    """Write candidates for a file of prompts, whose engine is loaded last; return what happened in one line."""
+    """Write candidates for a file of prompts; return what happened in one line, or what it would take."""
     check_out(out, path)
-    prompts = read_prompts(path)
-    n_given, texts = len(prompts), [prompt_text(prompt) for prompt in prompts]
-    counts: dict[str, object] = {"given": n_given}
-    if prompting.similar is not None:
-        found = near_duplicates(texts, threshold=prompting.similar)
-        counts |= {"same": found.n_same, "near_duplicates": found.n_near}
-        prompts, texts = list(compress(prompts, found.keep)), list(compress(texts, found.keep))
-    if prompting.held_out is not None:
-        held_out = [prompt_text(prompt) for prompt in read_prompts(str(prompting.held_out))]
-        overlap = contamination(texts, held_out)
-        overlap.check(prompting.max_overlap)
-        counts["contamination"] = overlap.report(prompting.max_overlap)
-    engine = load()
-    made = generate_candidates(prompts, engine, out, sampling, progress=progress)
+    model.check()
+    spending.check(cached=True)
+    prompts, counts = prompting(read_prompts(path))
+    if spending.dry_run:
+        plan = spending.plan(model)
+        answered, rest = unanswered(prompts, plan.engine, out, sampling, chunk=model.chunk)
+        plan.engine.generate(rest, sampling)
+        plan.engine.usage += plan.engine.most(answered, sampling)
+        return plan.said(out)
+    engine = spending.engine(model)
+    made = generate_candidates(prompts, engine, out, sampling, chunk=model.chunk, progress=on_terminal())
     figures = {name: value for name, value in asdict(made).items() if name != "path"}
-    inputs = {"prompts": Path(path)} | ({"held_out": prompting.held_out} if prompting.held_out else {})
     how = asdict(sampling) | {"model": engine.model}
+    inputs = {"prompts": Path(path)} | prompting.inputs()
     write_manifest(out, "generate", inputs, sampling.seed, counts | figures | {"sampling": how})
     return (
-        f"{out}: {made.n_candidates:,} candidates for {made.n_prompts:,} of {n_given:,} prompts, "
+        f"{out}: {made.n_candidates:,} candidates for {made.n_prompts:,} of {counts['given']:,} prompts, "
         f"{made.n_empty:,} empty, {made.n_cut:,} cut at {sampling.max_tokens} tokens"
+    )
+
+
+@dataclass(frozen=True)
+class Growing:
+    """How many new prompts are wanted, how the model is asked for them, and which are kept."""
+
+    n: int = option("New prompts wanted.", 100)
+    max_rouge: float = option("Leave out prompts whose ROUGE-L with a seed or a kept prompt is this or more.", 0.7)
+    min_words: int = option("Leave out shorter prompts.", 4)
+    max_words: int = option("Leave out longer prompts.", 150)
+    batch: int = option("Requests made at a time; later ones are shown prompts of earlier ones.", 16)
+    temperature: float = option("How freely the model writes.", 0.6)
+    top_p: float = option("Draw from the likeliest tokens that make up this share.", 0.9)
+    max_tokens: int = option("Most tokens of an answer, which holds several prompts.", 512)
+    seed: int = option("Seed of everything random.", 0)
+
+
+def grow(path: str, out: Path, model: ModelOptions, spending: SpendingOptions, growing: Growing) -> str:
+    """Write new prompts like those of a file; return what was kept and left out in one line, or what it would take."""
+    check_out(out, path)
+    model.check()
+    spending.check(cached=False)
+    seeds = read_prompts(path)
+    how = FewShot(batch=growing.batch, seed=growing.seed)
+    keep = PromptFilter(growing.max_rouge, growing.min_words, growing.max_words)
+    sampling = Sampling(1, growing.temperature, growing.top_p, growing.max_tokens, seed=growing.seed)
+    if spending.dry_run:
+        plan = spending.plan(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", WeakprefWarning)  # a plan finds no prompts
+            new_prompts(seeds, plan.engine, growing.n, how=how, keep=keep, sampling=sampling)
+        return plan.said(out)
+    engine = spending.engine(model)
+    made = new_prompts(seeds, engine, growing.n, how=how, keep=keep, sampling=sampling, progress=on_terminal())
+    if not made.prompts:
+        raise DataError(
+            f"no new prompt was kept of {made.n_requests:,} requests; expected one or more: give more seeds, a larger "
+            "model, or looser filters"
+        )
+    with replacing(out) as part:
+        column = pa.array([list(prompt) for prompt in made.prompts], MESSAGES_TYPE)
+        pq.write_table(pa.table({"prompt": column}), part, compression="zstd")
+    counts = {
+        "seeds": len(seeds),
+        "prompts": len(made.prompts),
+        "requests": made.n_requests,
+        "tokens": made.n_tokens,
+        "left_out": dict(made.left_out),
+        "growing": asdict(growing) | {"model": engine.model, "keywords": list(keep.keywords)},
+    }
+    write_manifest(out, "new-prompts", {"seeds": Path(path)}, growing.seed, counts)
+    return (
+        f"{out}: {len(made.prompts):,} of {growing.n:,} new prompts from {len(seeds):,} seeds, {made.n_requests:,} "
+        f"requests; left out {_counted(made.left_out)}"
     )
 
 

@@ -2,117 +2,179 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from augment.commands import Reading, check_out, write_manifest
+from augment.models import ModelOptions
+from augment.options import option
+from augment.progress import on_terminal, progress_bar
+from augment.spending import SpendingOptions
 from labeling import write_votes
 from labeling.errors import DataError
+from labeling.judge_plot import plot_verdicts
 from labeling.judge_report import judge_report
-from labeling.llm import Engine, Sampling
-from labeling.llm_cache import CachedEngine
+from labeling.layouts import TEXT
+from labeling.llm import Sampling
 from labeling.pairs import Pairs
 from labeling.pairwise_judge import CRITERION, PairwiseJudge
-from labeling.rubric_judge import RubricJudge
+from labeling.planned_engine import PlannedEngine
+from labeling.rubric_judge import THREE_SAMPLES, RubricJudge
+from labeling.sources import open_source
 from labeling.verdicts import Verdicts
 
-PACKAGED = "smollm2"
-"""The judge that needs no network and no path."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """Which model is asked, and where its answers are kept."""
-
-    judge: str | None = None
-    """smollm2: the packaged model."""
-    path: str | None = None
-    """Folder of a causal language model, or its hub id."""
-    dtype: str = "float32"
-    device: str = "cpu"
-    cache: Path | None = None
-    """File that answers are kept in; a run that was stopped goes on from there."""
-
-    def engine(self) -> Engine:
-        """Load the model. Raises DataError if none or two are named."""
-        if (self.judge is None) == (self.path is None):
-            raise DataError("which model judges? expected one of --judge smollm2 and --model FOLDER; pass exactly one")
-        if self.judge not in (None, PACKAGED):
-            raise DataError(f"judge is {self.judge!r}; expected {PACKAGED}; name other models by --model FOLDER")
-        if self.cache is not None:
-            self.cache.parent.mkdir(parents=True, exist_ok=True)
-        engine = _loaded(self)
-        return engine if self.cache is None else CachedEngine(engine, self.cache)
-
-
-def named(model: str, dtype: str, device: str, cache: Path | None) -> Model:
-    """Return the model of a name: `PACKAGED`, or else a folder or hub id."""
-    return Model(model, None, dtype, device, cache) if model == PACKAGED else Model(None, model, dtype, device, cache)
+NOBODY = PlannedEngine("nobody", lambda prompts: [0] * len(prompts))
+"""Stands in a judge until the options are known to fit, for loading a model takes long."""
 
 
 @dataclass(frozen=True)
 class Asking:
     """What the model is asked."""
 
-    kind: Literal["pairwise", "rubric"] = "pairwise"
-    """pairwise: which response is better, in both orders; rubric: a grade from 0 to 5 for each response."""
-    criterion: str | None = None
-    """What makes a response better, in words; None = the judge's own."""
-    template: Path | None = None
-    """Jinja file in place of the judge's own prompt."""
-    samples: int = 3
-    """Graded answers a response (rubric); 0 = the mean of the digits by their probabilities."""
+    kind: Literal["pairwise", "rubric"] = option(
+        "pairwise: which response is better, in both orders; rubric: a grade from 0 to 5 for each.", "pairwise"
+    )
+    criterion: str | None = option("What makes a response better, in words (default: built in).")
+    criteria: Path | None = option("rubric: JSON file {criterion in words: weight}, each graded by itself.")
+    references: Path | None = option(
+        "rubric: file with columns prompt and reference: a good answer, shown to the judge."
+    )
+    template: Path | None = option("Jinja file in place of the built-in prompt.")
+    on_flip: Literal["abstain", "keep"] = option(
+        "pairwise: where the better response changes with the order, give no margin, or keep it.", "abstain"
+    )
+    reasoning: int = option("pairwise: texts of reasoning drawn before the verdict, averaged over; 0: none.", 0)
+    samples: int = option("rubric: grades drawn a response; 0: the mean of the digits by their probabilities.", 3)
+    max_prompt_tokens: int = option("Longer prompts are cut in the middle of their responses.", 2048)
+    seed: int = option("Seed of what is drawn.", 0)
 
-    def judge(self, engine: Engine) -> PairwiseJudge | RubricJudge:
-        """Return the judge. Raises DataError if an option does not fit."""
-        if self.samples < 0:
-            raise DataError(f"samples is {self.samples}; expected 0 (no samples, the digits' probabilities) or more")
+    def judge(self) -> PairwiseJudge | RubricJudge:
+        """Return the judge, without an engine. Raises DataError if an option does not fit."""
+        self._check()
         if self.kind == "pairwise":
-            return PairwiseJudge(engine, self.criterion or CRITERION, template=self.template)
-        sampling = Sampling(n=self.samples, temperature=0.7, top_p=0.9, max_tokens=300) if self.samples else None
+            how = Sampling(self.reasoning, 0.0 if self.reasoning == 1 else 0.7, 0.9, 512, seed=self.seed)
+            return PairwiseJudge(
+                NOBODY, self.criterion or CRITERION, template=self.template, on_flip=self.on_flip,
+                reasoning=how if self.reasoning else None, max_prompt_tokens=self.max_prompt_tokens,
+            )  # fmt: skip
         criteria = {self.criterion: 1.0} if self.criterion else {}
-        return RubricJudge(engine, criteria, template=self.template, sampling=sampling)
+        return RubricJudge(
+            NOBODY, read_criteria(self.criteria) if self.criteria else criteria, template=self.template,
+            sampling=replace(THREE_SAMPLES, n=self.samples, seed=self.seed) if self.samples else None,
+            max_prompt_tokens=self.max_prompt_tokens,
+        )  # fmt: skip
+
+    def inputs(self) -> dict[str, Path]:
+        """Return the files a judge is made from."""
+        files = {"template": self.template, "criteria": self.criteria, "references": self.references}
+        return {name: path for name, path in files.items() if path is not None}
+
+    def _check(self) -> None:
+        for name, least in (("samples", 0), ("reasoning", 0), ("max_prompt_tokens", 1)):
+            if getattr(self, name) < least:
+                raise DataError(f"{name} is {getattr(self, name)}; expected {least} or more")
+        fields = type(self).__dataclass_fields__
+        for name in ("criteria", "references", "samples", "on_flip", "reasoning"):
+            owner = "rubric" if name in ("criteria", "references", "samples") else "pairwise"
+            if self.kind != owner and getattr(self, name) != fields[name].default:
+                raise DataError(
+                    f"--{name.replace('_', '-')} is an option of --kind {owner}, not {self.kind}; leave it out"
+                )
+        if self.criteria and self.criterion:
+            raise DataError("--criterion and --criteria were both given; expected one: put it into the file")
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """What is written on a judge beside its votes."""
+
+    report: Path | None = option("JSON file for a report on the judge; also printed.")
+    plot: Path | None = option("PNG or SVG of its two orders, or its scores, and its margins against gold.")
 
 
 def judge(
-    path: str, out: Path, reading: Reading, model: Model, asking: Asking, *, limit: int | None, report: Path | None
-) -> str:
-    """Write a judge's votes on a file of pairs, and a report on the judge; return what happened."""
+    path: str, out: Path, reading: Reading, model: ModelOptions, spending: SpendingOptions, asking: Asking,
+    reporting: Reporting = Reporting(), *, limit: int | None = None,
+) -> str:  # fmt: skip
+    """Write a judge's votes on a file of pairs, and a report on the judge; return what happened.
+
+    With `spending.dry_run`, return what it would take instead.
+    """
     check_out(out, path)
+    model.check()
+    spending.check(cached=False)
     if limit is not None and limit < 1:
         raise DataError(f"limit is {limit}; expected a number of pairs, 1 or more")
+    if reporting.plot and reporting.plot.suffix.lower() not in (".png", ".svg"):
+        raise DataError(f"a plot is PNG or SVG: expected --plot to end in .png or .svg, found {reporting.plot}")
+    voter = asking.judge()
     pairs = reading(path)
     pairs = pairs if limit is None else pairs.take(np.arange(min(limit, len(pairs))))
-    verdicts = asking.judge(model.engine()).judge(pairs.voter_table())
+    if isinstance(voter, RubricJudge) and asking.references:
+        voter = replace(voter, references=read_references(asking.references, pairs))
+    if spending.dry_run:
+        plan = spending.plan(model)
+        replace(voter, engine=plan.engine).judge(pairs.voter_table())
+        return plan.said(out)
+    with progress_bar("Answers", on_terminal()) as watch:
+        engine = spending.engine(model, watch)
+        verdicts = replace(voter, engine=engine).judge(pairs.voter_table())
     write_votes(out, verdicts.matrix(pairs), pairs.gold)
-    inputs = {"pairs": Path(path)} | ({"template": asking.template} if asking.template else {})
-    write_manifest(out, "judge", inputs, None, _counts(verdicts, pairs))
+    write_manifest(out, "judge", {"pairs": Path(path)} | asking.inputs(), asking.seed, _counts(verdicts, pairs, voter))
+    if reporting.plot:
+        plot_verdicts(verdicts, pairs, reporting.plot)
     line = (
         f"{out}: {verdicts.name} votes on {(verdicts.votes >= 0).sum()} of {len(pairs)} pairs, "
         f"{verdicts.cost.prompt_tokens:,} tokens read, {verdicts.cost.sampled_tokens:,} written"
+        + (f", {engine.hits:,} answers from the cache" if engine.hits and spending.cache else "")
     )
-    if report is None:
+    if reporting.report is None:
         return line
     result = judge_report(verdicts, pairs)
-    result.to_json(report)
+    result.to_json(reporting.report)
     return f"{result}\n{line}"
 
 
-def _loaded(model: Model) -> Engine:
-    from labeling.smollm2 import smollm2
-    from labeling.transformers_engine import TransformersEngine
+def read_criteria(path: Path) -> dict[str, float]:
+    """Return criteria and their weights from a JSON file. Raises DataError if it is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected JSON {{criterion in words: weight}}, found no JSON ({error})") from None
+    number = (int, float)
+    if not isinstance(found, dict) or not found or not all(isinstance(weight, number) for weight in found.values()):
+        raise DataError(f"{path}: expected JSON {{criterion in words: weight}}, found {str(found)[:80]}; write it so")
+    return {str(text): float(weight) for text, weight in found.items()}
 
-    if model.path is None:
-        return smollm2(dtype=model.dtype, device=model.device)
-    return TransformersEngine.load(model.path, dtype=model.dtype, device=model.device)
+
+def read_references(path: Path, pairs: Pairs) -> dict[str, str]:
+    """Return reference answers by pair_id, from a file with columns prompt and reference, matched by the prompt's text.
+
+    Raises DataError if there are no such columns of texts, or no pair has a reference.
+    """
+    table = open_source(str(path)).table
+    for name in ("prompt", "reference"):
+        if name not in table.column_names or not TEXT.holds(table[name].type):
+            raise DataError(
+                f"{path}: expected columns prompt and reference with texts, found {', '.join(table.column_names)}; "
+                "rename or convert them"
+            )
+    texts = zip(table["prompt"].to_pylist(), table["reference"].to_pylist(), strict=True)
+    known = {prompt: answer for prompt, answer in texts if prompt and answer}
+    asked = zip(pairs.pair_ids.tolist(), pairs.prompt_texts.to_pylist(), strict=True)
+    found = {pair: known[prompt] for pair, prompt in asked if prompt in known}
+    if not found:
+        raise DataError(f"{path}: none of its prompts is one of the pairs'; expected references for some: check both")
+    return found
 
 
-def _counts(verdicts: Verdicts, pairs: Pairs) -> dict[str, object]:
+def _counts(verdicts: Verdicts, pairs: Pairs, voter: PairwiseJudge | RubricJudge) -> dict[str, object]:
     """Return what the manifest says of a judge's run: nothing that differs from run to run."""
-    return {
+    counts: dict[str, object] = {
         "pairs": len(pairs),
         "gold": int((~np.isnan(pairs.gold)).sum()),
         "dropped": dict(pairs.dropped),
@@ -126,3 +188,4 @@ def _counts(verdicts: Verdicts, pairs: Pairs) -> dict[str, object]:
         "sampled_tokens": verdicts.cost.sampled_tokens,
         "judge": dict(verdicts.notes),
     }
+    return counts | ({"references": len(voter.references)} if isinstance(voter, RubricJudge) else {})

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from augment.contamination import words
+from augment.progress import progress_bar
 from labeling.errors import DataError, WeakprefWarning
 from labeling.llm import Completion, Conversation, Engine, Sampling
 from labeling.pairs import question
@@ -77,6 +78,7 @@ def new_prompts(
     how: FewShot = FewShot(),
     keep: PromptFilter = PromptFilter(),
     sampling: Sampling = SAMPLING,
+    progress: bool = False,
 ) -> NewPrompts:
     """Return up to n new prompts, written by a model that was shown eight of the old ones (Self-Instruct).
 
@@ -90,18 +92,21 @@ def new_prompts(
     pool, left_out, kept = Pool(keep, seeds), Counter[str](), list[str]()
     rng, n_requests, n_tokens = np.random.default_rng(how.seed), 0, 0
     most = 4 * n + how.batch if how.max_requests is None else how.max_requests
-    while len(kept) < n and n_requests < most:
-        size = min(how.batch, most - n_requests)
-        requests = [request(_examples(seeds, kept, how, rng)) for _ in range(size)]
-        # Another seed for every batch: few seeds mean that the same request comes again.
-        answers = engine.generate(requests, replace(sampling, seed=sampling.seed + n_requests))
-        n_requests += size
-        for completion in (completion for samples in answers for completion in samples):
-            n_tokens += completion.n_tokens
-            for text, cut in items(completion):
+    with progress_bar("New prompts", progress) as watch:
+        watch(wanted=n)
+        while len(kept) < n and n_requests < most:
+            size = min(how.batch, most - n_requests)
+            requests = [request(_examples(seeds, kept, how, rng)) for _ in range(size)]
+            # Another seed for every batch: few seeds mean that the same request comes again.
+            answers = engine.generate(requests, replace(sampling, seed=sampling.seed + n_requests))
+            completions = [completion for samples in answers for completion in samples]
+            before, written = len(kept), sum(completion.n_tokens for completion in completions)
+            for text, cut in (item for completion in completions for item in items(completion)):
                 reason = "enough were found before" if len(kept) >= n else pool.refuse(text, cut)
                 kept += [] if reason else [text]
                 left_out.update([reason] if reason else [])
+            n_requests, n_tokens = n_requests + size, n_tokens + written
+            watch(done=len(kept) - before, tokens=written)
     found = tuple([{"role": "user", "content": text}] for text in kept)
     if len(found) < n:
         _warn(len(found), n, n_requests, left_out)

@@ -8,7 +8,8 @@ WeakprefError
 │   ├── GroupLeakError              a prompt or group stands on both sides of a split
 │   └── VotesError                  a vote matrix that is malformed or belongs to other pairs
 ├── VoterError                      a labeling function raised, or returned what is no vote
-└── EngineError                     a server of a language model gave no usable answer
+├── EngineError                     a server of a language model gave no usable answer
+└── BudgetError                     a run stopped before it would have exceeded its limits
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ class VoterError(WeakprefError):
 
 class EngineError(WeakprefError):
     """A server gave no usable answer, however often it was asked."""
+
+
+class BudgetError(WeakprefError):
+    """A run stopped before it would have exceeded its limits; what was answered is kept, and it can go on."""
 
 
 class WeakprefWarning(UserWarning):

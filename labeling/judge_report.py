@@ -39,7 +39,8 @@ class JudgeReport:
     voted_accuracy: float
     """The same among those it votes on."""
     margin_accuracy: float
-    """Share of the gold pairs whose margin has the right sign, also where it abstains; no margin is half right."""
+    """Share of the gold pairs whose margin has the right sign, also where it abstains; no margin is half right. NaN
+    where no gold pair has a margin but 0."""
     margin_accuracy_low: float
     margin_accuracy_high: float
     """95 % interval of margin_accuracy, by group."""
@@ -87,7 +88,8 @@ def judge_report(verdicts: Verdicts, pairs: Pairs) -> JudgeReport:
     right = decided & voted & ((verdicts.votes == 0) == (gold > 0.5))
     p_a = np.select([margins > 0, margins < 0], [1.0, 0.0], 0.5)
     groups = pairs.groups[decided]
-    low, high = accuracy_interval(p_a[decided], gold[decided], groups) if decided.any() else (math.nan, math.nan)
+    leaning = bool((p_a[decided] != 0.5).any())
+    low, high = accuracy_interval(p_a[decided], gold[decided], groups) if leaning else (math.nan, math.nan)
     longer = _longer(pairs)
     orders = np.stack([verdicts.shown_first, -verdicts.shown_second])  # > 0: for what was shown first
     both = ~np.isnan(orders).any(axis=0)
@@ -101,7 +103,7 @@ def judge_report(verdicts: Verdicts, pairs: Pairs) -> JudgeReport:
         abstained=verdicts.abstained,
         pairwise_accuracy=_share(right.sum(), decided.sum()),
         voted_accuracy=_share(right.sum(), (decided & voted).sum()),
-        margin_accuracy=accuracy(p_a[decided], gold[decided]) if decided.any() else math.nan,
+        margin_accuracy=accuracy(p_a[decided], gold[decided]) if leaning else math.nan,
         margin_accuracy_low=low,
         margin_accuracy_high=high,
         rankings=rankings(verdicts.scores, verdicts.votes, pairs),

@@ -1,7 +1,8 @@
 """Answers of a language model kept in a file, so that a question asked before costs nothing.
 
 One SQLite file; a row per sample of a prompt, or per prompt and choices, found by a hash of all it depends on. What is
-missing is asked in chunks, each stored as it is finished: killed at any moment, a run loses at most one chunk.
+missing is asked in chunks, each stored as it is finished: killed at any moment, a run loses at most one chunk. Prompts
+that start alike are asked together, whatever stands between them, so that an engine can reuse the start.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from labeling.errors import DataError, WeakprefWarning
+from labeling.budget import Watch, unwatched
+from labeling.errors import BudgetError, DataError, WeakprefWarning
 from labeling.llm import Completion, Conversation, Engine, FloatArray, Sampling, turns
 
 TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum TEXT NOT NULL)"
+Ask = Callable[[Sequence[int], range], list[list[str]]]
+"""Asks the engine for some samples (a range of their places) of some rows; returns a value a row and sample."""
 WAIT_S = 60.0
 """How long to wait for another process that is writing."""
 
@@ -35,19 +39,39 @@ class CachedEngine:
     warned of; the rows that can still be read are kept.
     """
 
-    def __init__(self, engine: Engine, path: str | Path, *, chunk: int = 64) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        path: str | Path | None,
+        *,
+        chunk: int = 64,
+        divisible: bool = False,
+        read_only: bool = False,
+        watch: Watch = unwatched,
+    ) -> None:
         """Open or make the file; `chunk` prompts are asked and stored at a time.
+
+        Without a path answers are kept for the length of a call. A chunk that a `BudgetedEngine` refuses ends the run,
+        unless it is `divisible`: then as much of it is asked as the budget allows, which is right where an answer does
+        not depend on what is asked beside it, to the last bit. `read_only`: nothing is made, stored or repaired.
+        `watch` is told of every chunk; answers found in the file count as done.
 
         Raises DataError if there is no such folder, or chunk is below 1.
         """
         if chunk < 1:
             raise DataError(f"chunk: expected at least 1 prompt at a time, found {chunk}")
-        self.engine, self.path, self.chunk = engine, Path(path), chunk
+        self.engine, self.path, self.chunk = engine, None if path is None else Path(path), chunk
+        self.divisible, self.read_only, self.watch = divisible, read_only, watch
         self.hits = 0
         """Answers found in the file so far."""
         self.misses = 0
         """Answers asked of the engine so far."""
-        open_or_rebuild(self.path)
+        self._rescued: dict[str, str] | None = None
+        """What can be read of a file that is not there or damaged, and is to stay so."""
+        if self.path is not None and not read_only:
+            open_or_rebuild(self.path)
+        elif self.path is not None:
+            self._rescued = _rescued(self.path)
 
     @property
     def model(self) -> str:
@@ -60,28 +84,22 @@ class CachedEngine:
         how = {name: value for name, value in vars(sampling).items() if name not in ("n", "first")}
         keys = [[self._key(prompt, how, number) for number in numbers] for prompt in prompts]
 
-        def ask(wanted: Sequence[tuple[int, int]]) -> list[str]:
-            found: dict[tuple[int, int], str] = {}
-            for (column, n), rows in _runs(wanted).items():
-                part = replace(sampling, n=n, first=sampling.first + column)
-                answers = self.engine.generate([prompts[row] for row in rows], part)
-                for row, completions in zip(rows, answers, strict=True):
-                    for i, completion in enumerate(completions):
-                        found[row, column + i] = _dumped(astuple(completion))
-            return [found[place] for place in wanted]
+        def ask(rows: Sequence[int], columns: range) -> list[list[str]]:
+            part = replace(sampling, n=len(columns), first=sampling.first + columns.start)
+            answers = self.engine.generate([prompts[row] for row in rows], part)
+            return [[_dumped(astuple(completion)) for completion in completions] for completions in answers]
 
-        values = self._answers(keys, ask)
+        values = self._answers(prompts, keys, ask)
         return [[_completion(json.loads(value)) for value in row] for row in values]
 
     def choose(self, prompts: Sequence[Conversation], choices: Sequence[str]) -> FloatArray:
         """Return log-probabilities (n, k) of the k choices; only prompts not in the file are asked."""
         keys = [[self._key(prompt, {"choices": list(choices)}, 0)] for prompt in prompts]
 
-        def ask(wanted: Sequence[tuple[int, int]]) -> list[str]:
-            scores = self.engine.choose([prompts[row] for row, _ in wanted], choices)
-            return [_dumped(row) for row in scores.tolist()]
+        def ask(rows: Sequence[int], _: range) -> list[list[str]]:
+            return [[_dumped(row)] for row in self.engine.choose([prompts[row] for row in rows], choices).tolist()]
 
-        values = [json.loads(row[0]) for row in self._answers(keys, ask)]
+        values = [json.loads(row[0]) for row in self._answers(prompts, keys, ask)]
         return np.array(values, dtype=float).reshape(len(prompts), len(choices))
 
     def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:
@@ -92,34 +110,74 @@ class CachedEngine:
         text = json.dumps([self.model, turns(prompt), how, number], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _answers(
-        self, keys: Sequence[Sequence[str]], ask: Callable[[Sequence[tuple[int, int]]], list[str]]
-    ) -> list[list[str]]:
-        """Return the value of each key; chunks are cut by place in `keys`, so a resumed run asks as the first would."""
+    def _answers(self, prompts: Sequence[Conversation], keys: Sequence[Sequence[str]], ask: Ask) -> list[list[str]]:
+        """Return the value of each key.
+
+        Chunks are cut by place among all prompts in the order of their texts, so a resumed run asks as the first would.
+        """
         known: dict[str, str] = {}
-        with _connected(self.path) as file:
-            for start in range(0, len(keys), self.chunk):
-                wanted = self._missing(file, keys, range(start, min(start + self.chunk, len(keys))), known)
-                if wanted:
-                    known |= _stored(file, dict(zip(wanted, ask(list(wanted.values())), strict=True)))
+        order = sorted(range(len(prompts)), key=lambda row: turns(prompts[row]))
+        n = len(keys[0]) if keys else 0
+        self.watch(wanted=n * len(keys))
+        with self._file() as file:
+            for start in range(0, len(order), self.chunk):
+                rows = order[start : start + self.chunk]
+                for (column, length), same in _runs(self._missing(file, keys, rows, known)).items():
+                    try:
+                        known |= self._asked(file, keys, same, range(column, column + length), ask)
+                    except BudgetError as error:
+                        raise self._with_progress(error, file, keys) from None
+                self.watch(done=n * len(rows))
         return [[known[key] for key in row] for row in keys]
 
+    def _asked(
+        self, file: sqlite3.Connection, keys: Sequence[Sequence[str]], rows: Sequence[int], columns: range, ask: Ask
+    ) -> dict[str, str]:
+        """Ask some samples of some prompts in one call and store them; halves where a budget lets no more through."""
+        try:
+            answers = ask(rows, columns)
+        except BudgetError:
+            if not self.divisible or len(rows) == 1:
+                raise
+            halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
+            first, second = (self._asked(file, keys, half, columns, ask) for half in halves)
+            return first | second
+        found: dict[str, str] = {}
+        for row, values in zip(rows, answers, strict=True):
+            found |= dict(zip((keys[row][column] for column in columns), values, strict=True))
+        return found if self.read_only else _stored(file, found)
+
+    def _with_progress(
+        self, error: BudgetError, file: sqlite3.Connection, keys: Sequence[Sequence[str]]
+    ) -> BudgetError:
+        if self.path is None:
+            return error
+        wanted = {key for row in keys for key in row}
+        held = sum(file.execute("SELECT 1 FROM answers WHERE key = ?", (key,)).fetchone() is not None for key in wanted)
+        return BudgetError(f"{error}; {held:,} of {len(wanted):,} answers lie in {self.path}")
+
+    @contextmanager
+    def _file(self) -> Iterator[sqlite3.Connection]:
+        with _connected(self.path if self._rescued is None else None) as file:
+            _stored(file, self._rescued or {})
+            yield file
+
     def _missing(
-        self, file: sqlite3.Connection, keys: Sequence[Sequence[str]], rows: range, known: dict[str, str]
-    ) -> dict[str, tuple[int, int]]:
-        """Add to `known` what the file holds of these rows; return the place of each key it does not hold."""
+        self, file: sqlite3.Connection, keys: Sequence[Sequence[str]], rows: Sequence[int], known: dict[str, str]
+    ) -> list[tuple[int, int]]:
+        """Add to `known` what the file holds of these rows; return the places of other keys, each key once."""
         wanted: dict[str, tuple[int, int]] = {}
         places = [(row, column, key) for row in rows for column, key in enumerate(keys[row])]
         for row, column, key in places:
             if key not in known and key not in wanted:
-                value = _read(file, key, self.path)
+                value = _read(file, key, self.path, mend=not self.read_only)
                 if value is None:
                     wanted[key] = (row, column)
                 else:
                     known[key] = value
         self.misses += len(wanted)
         self.hits += len(places) - len(wanted)
-        return wanted
+        return list(wanted.values())
 
 
 def open_or_rebuild(path: Path) -> None:
@@ -129,20 +187,43 @@ def open_or_rebuild(path: Path) -> None:
     """
     if not path.parent.is_dir():
         raise DataError(f"{path}: there is no such folder; make it, or keep the cache elsewhere")
+    verdict = _verdict(path, make=True)
+    if verdict != "ok":
+        _rebuild(path, verdict)
+
+
+def _verdict(path: Path, *, make: bool) -> str:
+    """Return "ok", or what is damaged. Raises DataError if the file cannot be used, or is some other database."""
     try:
         with _connected(path) as file:
-            file.execute("PRAGMA journal_mode=WAL")
-            file.execute(TABLE)
+            if make:
+                file.execute("PRAGMA journal_mode=WAL")
+                file.execute(TABLE)
             file.execute("SELECT key, value, checksum FROM answers LIMIT 0")
-            verdict = file.execute("PRAGMA quick_check(1)").fetchone()[0]
+            return str(file.execute("PRAGMA quick_check(1)").fetchone()[0])
     except sqlite3.OperationalError as error:  # locked, read-only, full: nothing is wrong with what is in it
         raise DataError(
             f"{path}: cannot serve as a cache of answers ({error}); name a file that can be written"
         ) from error
     except sqlite3.DatabaseError as error:
-        verdict = str(error)
-    if verdict != "ok":
-        _rebuild(path, verdict)
+        return str(error)
+
+
+def _rescued(path: Path) -> dict[str, str] | None:
+    """Return None for a whole file, else what can be read of it: nothing is made, set aside or repaired."""
+    if not path.exists():
+        return {}
+    verdict = _verdict(path, make=False)
+    if verdict == "ok":
+        return None
+    found = dict(_readable(path))
+    warnings.warn(
+        f"{path}: the cache is damaged ({verdict}); {len(found)} answers could be read from it, a run sets it aside "
+        "and asks the others again",
+        WeakprefWarning,
+        stacklevel=3,
+    )
+    return found
 
 
 def _rebuild(path: Path, verdict: str) -> None:
@@ -175,10 +256,13 @@ def _readable(path: Path) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def _connected(path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(path, timeout=WAIT_S)) as file:
+def _connected(path: Path | None) -> Iterator[sqlite3.Connection]:
+    """Open the file, or without a path one in memory that is gone afterwards."""
+    with closing(sqlite3.connect(":memory:" if path is None else path, timeout=WAIT_S)) as file:
         file.text_factory = _text
         file.execute("PRAGMA synchronous=NORMAL")
+        if path is None:
+            file.execute(TABLE)
         yield file
 
 
@@ -186,15 +270,16 @@ def _text(raw: bytes) -> str:
     return raw.decode(errors="replace")  # a flipped bit is for the checksum to find
 
 
-def _read(file: sqlite3.Connection, key: str, path: Path) -> str | None:
+def _read(file: sqlite3.Connection, key: str, path: Path | None, *, mend: bool) -> str | None:
     row = file.execute("SELECT value, checksum FROM answers WHERE key = ?", (key,)).fetchone()
     if row is None or row[1] == _checksum(key, row[0]):
         return None if row is None else str(row[0])
     warnings.warn(
         f"{path}: answer {key[:12]} is damaged (its checksum differs); asked again", WeakprefWarning, stacklevel=5
     )
-    with file:
-        file.execute("DELETE FROM answers WHERE key = ? AND checksum = ?", (key, row[1]))
+    if mend:
+        with file:
+            file.execute("DELETE FROM answers WHERE key = ? AND checksum = ?", (key, row[1]))
     return None
 
 

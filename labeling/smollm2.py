@@ -24,20 +24,32 @@ def smollm2(*, dtype: str = "float32", device: str = "cpu", batch_tokens: int = 
     Raises DataError naming what is to be installed.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils.quantization_config import GgufConfig
 
     path = weights_file()
     with no_bars(), contextlib.redirect_stderr(io.StringIO()):  # the bar of unpacking heeds no setting
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = packaged_tokenizer()
         network: Any = AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
             quantization_config=GgufConfig(dequantize=True),
             dtype=getattr(torch, dtype),
         )
-    name = f"{NAME}@{sha256(path)[:12]} ({dtype})"
-    return TransformersEngine(network.to(device), tokenizer, name, batch_tokens)
+    return TransformersEngine(network.to(device), tokenizer, packaged_name(dtype), batch_tokens)
+
+
+def packaged_name(dtype: str) -> str:
+    """Return the name of the packaged model's engine."""
+    return f"{NAME}@{sha256(weights_file())[:12]} ({dtype})"
+
+
+def packaged_tokenizer() -> Any:
+    """Return the packaged model's tokenizer, without its weights."""
+    from transformers import AutoTokenizer
+
+    path = weights_file()
+    return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
 def save_smollm2(folder: str | Path) -> Path:

@@ -58,21 +58,12 @@ class TransformersEngine:
         Raises DataError if it is not there or is no causal language model.
         """
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
-        try:
-            with no_bars():
-                tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-                network: Any = AutoModelForCausalLM.from_pretrained(
-                    source, revision=revision, dtype=getattr(torch, dtype)
-                )
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{source}: expected a causal language model in this folder or on the Hugging Face hub; "
-                f"found {one_line(error)}; pass the folder that holds config.json and the weights"
-            ) from error
-        name = f"{Path(source).name}@{weights_revision(source, revision)} ({dtype})"
-        return cls(network.to(device), tokenizer, name, batch_tokens)
+        with _named(source), no_bars():
+            tokenizer = load_tokenizer(source, revision)
+            network: Any = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype))
+        return cls(network.to(device), tokenizer, model_name(source, dtype, revision), batch_tokens)
 
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
         """Return `sampling.n` completions for each prompt, in order.
@@ -252,6 +243,33 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
         else:
             found.append([row])
     return found
+
+
+def load_tokenizer(source: str | Path, revision: str | None = None) -> Any:
+    """Return a model's tokenizer, without its weights. Raises DataError if there is none."""
+    from transformers import AutoTokenizer
+
+    with _named(source), no_bars():
+        return AutoTokenizer.from_pretrained(source, revision=revision)
+
+
+@contextmanager
+def _named(source: str | Path) -> Iterator[None]:
+    """Raise DataError in place of what loading raises where there is no such model."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{source}: expected a causal language model in this folder or on the Hugging Face hub; "
+            f"found {one_line(error)}; pass the folder that holds config.json and the weights"
+        ) from error
+
+
+def model_name(source: str | Path, dtype: str, revision: str | None = None) -> str:
+    """Return the name of a model's engine: name, revision and dtype."""
+    return f"{Path(source).name}@{weights_revision(source, revision)} ({dtype})"
 
 
 def weights_revision(source: str | Path, revision: str | None = None) -> str:

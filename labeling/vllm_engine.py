@@ -72,10 +72,7 @@ class VLLMEngine:
             enable_lora=adapter is not None,
             **({} if rank is None else {"max_lora_rank": rank}),
         )
-        name = f"{Path(source).name}@{weights_revision(source, revision)}"
-        if adapter is not None:
-            name += f" + {Path(adapter).name}@{weights_revision(adapter)}"
-        return cls(llm, f"{name} ({str(llm.model_config.dtype).removeprefix('torch.')})", _request(adapter))
+        return cls(llm, engine_name(source, llm.model_config.dtype, revision, adapter), _request(adapter))
 
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
         """Return `sampling.n` completions for each prompt, in order.
@@ -155,6 +152,21 @@ class VLLMEngine:
 
     def _tokenizer(self) -> Any:
         return self.llm.get_tokenizer()
+
+
+def engine_name(source: str | Path, dtype: Any, revision: str | None = None, adapter: str | Path | None = None) -> str:
+    """Return the name of a model's engine: name, revision and dtype, and the adapter's."""
+    name = f"{Path(source).name}@{weights_revision(source, revision)}"
+    if adapter is not None:
+        name += f" + {Path(adapter).name}@{weights_revision(adapter)}"
+    return f"{name} ({str(dtype).removeprefix('torch.')})"
+
+
+def planned_dtype(source: str | Path, dtype: str = "auto", revision: str | None = None) -> Any:
+    """Return the dtype vLLM would load a model with, read from its configuration alone."""
+    from vllm import EngineArgs
+
+    return EngineArgs(model=str(source), dtype=dtype, revision=revision).create_model_config().dtype
 
 
 def next_tokens(answers: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:

@@ -1,9 +1,18 @@
-"""Fixtures for augment: small pairs and the votes on them."""
+"""Fixtures for augment: small pairs and the votes on them; a server of a language model that answers by rule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import hashlib
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -117,3 +126,62 @@ def rm_folders(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         model.save_pretrained(folders[-1])
         tokenizer.save_pretrained(folders[-1])
     return folders
+
+
+@dataclass
+class Server:
+    """A real HTTP server that speaks OpenAI's chat completions and answers by a hash of the question."""
+
+    url: str
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    says: Callable[[str, int], str] = lambda content, seed: f"{seed} of {len(content)} characters. Score: {seed % 6}"
+    pause_s: float = 0.0
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.requests.append(request)
+        time.sleep(self.pause_s)
+        content, seed = request["messages"][-1]["content"], request.get("seed", 0)
+        text = self.says(content, seed) if request["max_tokens"] > 1 else "A"
+        log_p = -0.01 - hashlib.sha256(content.encode()).digest()[0] / 100
+        both = {"A": log_p, "B": math.log(-math.expm1(log_p))} if "top_logprobs" in request else {}
+        top = [{"token": letter, "logprob": p, "bytes": None} for letter, p in both.items()]
+        token = {"token": "A", "logprob": log_p, "bytes": None, "top_logprobs": top}
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        usage = {"prompt_tokens": 9, "completion_tokens": len(text.split()), "total_tokens": 9 + len(text.split())}
+        kind = {"id": "x", "object": "chat.completion", "created": 0, "model": request["model"]}
+        return kind | {"choices": [choice | {"logprobs": {"content": [token]}}], "usage": usage}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+        wbufsize = 65536
+
+        def do_POST(self) -> None:
+            body = json.dumps(found.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))).encode()
+            with contextlib.suppress(OSError):  # the client was killed
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    class Quiet(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: Any) -> None:  # a client that was killed
+            pass
+
+    listening = Quiet(("127.0.0.1", 0), Handler)
+    found = Server(f"http://127.0.0.1:{listening.server_address[1]}/v1")
+    threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
+    yield found
+    listening.shutdown()
+    listening.server_close()

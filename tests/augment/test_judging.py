@@ -41,7 +41,7 @@ def fails(capsys, *arguments):
 
 def test_a_judge_that_is_not_named_or_twice_or_unknown_is_refused(pairs, capsys):
     asked = ["judge", pairs, "-o", "votes.parquet"]
-    assert "expected one of --judge smollm2 and --model FOLDER" in fails(capsys, *asked)
+    assert "expected --model smollm2, a folder, a hub id" in fails(capsys, *asked)
     assert "pass exactly one" in fails(capsys, *asked, "--judge", "smollm2", "--model", "here")
     assert "judge is 'gpt'; expected smollm2" in fails(capsys, *asked, "--judge", "gpt")
     assert "limit is 0; expected a number of pairs" in fails(capsys, *asked, "--judge", "smollm2", "--limit", "0")

@@ -139,9 +139,12 @@ def test_the_same_verdicts_are_drawn_as_the_same_bytes(scripted, pairs, tmp_path
         assert files[0].stat().st_size > 5_000
 
 
-def test_margins_that_are_all_unknown_can_be_reported(scripted, pairs):
+def test_margins_that_are_all_unknown_or_zero_have_no_accuracy(scripted, pairs):
+    idle = judge_report(PairwiseJudge(scripted()).judge(pairs.voter_table()), pairs)
+    assert idle.abstained["tie"] == 7
+    assert "accuracy of margins      -, 95 % interval - to -" in str(idle)
     verdicts = PairwiseJudge(scripted(), max_prompt_tokens=10).judge(pairs.voter_table())
     report = judge_report(verdicts, pairs)
     assert report.abstained["too_long"] == 7
-    assert report.margin_accuracy == 0.5
+    assert math.isnan(report.margin_accuracy)
     assert np.isnan(report.length_correlation)
