@@ -10,6 +10,7 @@ import math
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -155,7 +156,9 @@ class OpenAIEngine:
             import openai
         except ImportError as error:
             raise DataError("OpenAIEngine needs the openai client; run: pip install 'weakpref[openai]'") from error
-        return openai.OpenAI(api_key=self.api_key, base_url=self.base_url, timeout=self.timeout_s, max_retries=0)
+        client = openai.OpenAI(api_key=self.api_key, base_url=self.base_url, timeout=self.timeout_s, max_retries=0)
+        weakref.finalize(self, client.close)  # or its connections stay open until the server ends them
+        return client
 
     def _side_by_side(self, ask: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
         """Return ask(item) for each item, in order, `concurrency` at once; after a failure no further one is begun."""
