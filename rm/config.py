@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,58 +17,91 @@ if TYPE_CHECKING:
 MINILM = "minilm"
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _option(
+    section: str, default: Any, text: str, *, above: float | None = None, low: float | None = None, share: bool = False
+) -> Any:
+    """Make a field: its section and text in the help, and its range (above, at least `low`, or a share in [0, 1])."""
+    metadata = {"section": section, "help": text, "above": above, "low": 0 if share else low, "share": share}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """How a reward model is trained; every field says in `metadata["help"]` what it is.
+    """How a reward model is trained; every field says in `metadata["help"]` what it is, in "section" where it belongs.
 
     Raises DataError for values out of range.
     """
 
     model: str = field(
-        metadata={"help": "Base model: a directory, a hub id, or 'minilm' (22 M parameters, from weakpref[minilm])."}
+        metadata={
+            "section": "Model",
+            "help": "Base model: a directory, a hub id, or 'minilm' (22 M parameters, from weakpref[minilm]).",
+        }
     )
+    max_length: int = _option(
+        "Model", 512, "Tokens per conversation; longer ones lose the beginning of their prompt.", above=0
+    )
+    freeze_layers: int = _option(
+        "Model", 0, "Lowest layers kept as they are; from 1 on the embeddings are kept too.", low=0
+    )
+
     objective: str = _option(
+        "Objective",
         "bradley-terry",
         "Loss of margin and soft label: bradley-terry, geometric, hinge, ipo, label-smoothing or unbiased.",
     )
     objective_parameter: float | None = _option(
+        "Objective",
         None,
         "Its parameter: margin delta of hinge (default 1), tau of ipo (0.25), share e of wrong labels of "
         "label-smoothing and unbiased (0.1).",
     )
-    center_rewards: float = _option(0.0, "Coefficient of the squared sum of a pair's rewards; TRL suggests 0.01.")
-    gold_weight: float = _option(1.0, "Factor on the weight of pairs whose origin is gold.")
-    learning_rate: float = _option(1e-5, "Peak learning rate of AdamW; falls linearly to 0 after the warm-up.")
-    head_learning_rate: float | None = _option(None, "Peak learning rate of the new score head (default: the same).")
-    epochs: float = _option(1.0, "Passes over the training pairs.")
-    max_steps: int | None = _option(None, "Optimizer steps; overrides epochs.")
-    batch_size: int = _option(16, "Pairs per forward pass and device.")
-    gradient_accumulation: int = _option(1, "Forward passes per optimizer step.")
-    max_length: int = _option(512, "Tokens per conversation; longer ones lose the beginning of their prompt.")
-    warmup_share: float = _option(0.05, "Share of the steps over which the learning rate rises from 0.")
-    weight_decay: float = _option(0.0, "AdamW's weight decay, not applied to biases and norms.")
-    freeze_layers: int = _option(0, "Lowest layers kept as they are; from 1 on the embeddings are kept too.")
-    seed: int = _option(0, "Seed of the head's first weights and of the order of the pairs.")
-    bf16: bool | None = _option(None, "bfloat16 autocast (default: where the device computes in it).")
-    gradient_checkpointing: bool = _option(False, "Recompute activations: less memory, about a third slower.")
-    save_steps: int | None = _option(None, "Write a checkpoint every so many steps, to resume from (default: never).")
+    center_rewards: float = _option(
+        "Objective", 0.0, "Coefficient of the squared sum of a pair's rewards; TRL suggests 0.01.", low=0
+    )
+    gold_weight: float = _option("Objective", 1.0, "Factor on the weight of pairs whose origin is gold.", above=0)
+
+    learning_rate: float = _option(
+        "Steps", 1e-5, "Peak learning rate of AdamW; falls linearly to 0 after the warm-up.", above=0
+    )
+    head_learning_rate: float | None = _option(
+        "Steps", None, "Peak learning rate of the new score head (default: the same).", above=0
+    )
+    epochs: float = _option("Steps", 1.0, "Passes over the training pairs.", above=0)
+    max_steps: int | None = _option("Steps", None, "Optimizer steps; overrides epochs.", above=0)
+    batch_size: int = _option("Steps", 16, "Pairs per forward pass and device.", above=0)
+    gradient_accumulation: int = _option("Steps", 1, "Forward passes per optimizer step.", above=0)
+    warmup_share: float = _option(
+        "Steps", 0.05, "Share of the steps over which the learning rate rises from 0.", share=True
+    )
+    weight_decay: float = _option("Steps", 0.0, "AdamW's weight decay, not applied to biases and norms.", low=0)
+    seed: int = _option("Steps", 0, "Seed of the head's first weights and of the order of the pairs.", low=0)
+
+    lora_r: int = _option("LoRA", 0, "Rank of LoRA's updates, trained in the weights' place; 0 = no LoRA.", low=0)
+    lora_alpha: int = _option("LoRA", 32, "LoRA's updates count lora_alpha / lora_r times.", above=0)
+    lora_dropout: float = _option(
+        "LoRA", 0.0, "Dropout before LoRA's updates; above 0 a pair's responses see two networks.", share=True
+    )
+    lora_targets: str = _option("LoRA", "all-linear", "Modules with LoRA updates, with commas between.")
+    keep_adapter: bool = _option(
+        "LoRA", False, "Write LoRA's adapter too, in OUT/adapter; OUT itself is the merged model."
+    )
+
+    bf16: bool | None = _option("Machine", None, "bfloat16 autocast (default: where the device computes in it).")
+    gradient_checkpointing: bool = _option(
+        "Machine", False, "Recompute activations: less memory, about a third slower."
+    )
+    save_steps: int | None = _option(
+        "Machine", None, "Write a checkpoint every so many steps, to resume from (default: never).", above=0
+    )
 
     def __post_init__(self) -> None:
-        positive = ["gold_weight", "learning_rate", "epochs", "batch_size", "gradient_accumulation", "max_length"]
-        optional = ["head_learning_rate", "max_steps", "save_steps"]
-        positive += [name for name in optional if getattr(self, name) is not None]
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise DataError(f"{name} is {getattr(self, name)}, expected a number above 0")
-        for name in ("center_rewards", "weight_decay", "freeze_layers"):
-            if getattr(self, name) < 0:
-                raise DataError(f"{name} is {getattr(self, name)}, expected 0 or more")
-        if not 0 <= self.warmup_share <= 1:
-            raise DataError(f"warmup_share is {self.warmup_share}, expected a share in [0, 1]")
+        for option in dataclasses.fields(self):
+            _check(option.name, getattr(self, option.name), option.metadata)
+        if self.lora_r and self.freeze_layers:
+            raise DataError("lora_r freezes all weights but LoRA's updates and the head; leave freeze_layers at 0")
+        if self.keep_adapter and not self.lora_r:
+            raise DataError("keep_adapter needs an adapter; pass lora_r, 8 for instance")
         self.loss  # noqa: B018  (an objective there is not is an error now, not in an hour)
 
     @property
@@ -75,6 +110,17 @@ class RewardConfig:
         from rm.objectives import Objective  # torch takes seconds, and the command line's help needs none
 
         return Objective(self.objective, self.objective_parameter, self.center_rewards)
+
+
+def _check(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
+    if value is None:
+        return
+    if bounds.get("share") and not 0 <= value <= 1:
+        raise DataError(f"{name} is {value}, expected a share in [0, 1]")
+    if bounds.get("above") is not None and not value > bounds["above"]:
+        raise DataError(f"{name} is {value}, expected a number above {bounds['above']}")
+    if bounds.get("low") is not None and not value >= bounds["low"]:
+        raise DataError(f"{name} is {value}, expected {bounds['low']} or more")
 
 
 def resolve(model: str) -> str:

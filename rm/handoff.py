@@ -15,6 +15,8 @@ from labeling.errors import WeakprefError
 from labeling.files import replacing, sha256, write_json
 from labeling.pairs import Message
 from rm.data import conversations, prompt_ids, tokenise
+from rm.lora import FOLDER as ADAPTER
+from rm.lora import Adapter
 from rm.model import RewardModel, quiet_loading
 from rm.template import render
 
@@ -24,15 +26,24 @@ SAMPLE = 128
 
 
 def hand_off(
-    out: Path, trained: RewardModel, table: pa.Table, record: Mapping[str, Any], *, log: Sequence[Mapping[str, Any]]
+    out: Path,
+    trained: RewardModel,
+    table: pa.Table,
+    record: Mapping[str, Any],
+    *,
+    log: Sequence[Mapping[str, Any]],
+    adapter: Adapter | None = None,
 ) -> None:
     """Write model, tokenizer, manifest, training log and training prompts to the folder `out`, all or nothing.
 
-    `table` holds the training pairs, `record` is the manifest so far, `log` the Trainer's history.
+    `table` holds the training pairs, `record` is the manifest so far, `log` the Trainer's history, `adapter` what
+    LoRA learned, where it is to be kept beside the merged model.
     """
     sample = sampled_conversations(table, int(record["seed"]))
     with replacing(out) as part:
         save(trained, part)
+        if adapter:
+            adapter.save(part / ADAPTER)
         check_preparation(part, trained, sample[:8])
         (part / TRAIN_PROMPTS).write_text("".join(f"{prompt}\n" for prompt in prompt_ids(table)), encoding="utf-8")
         write_json(part / "train_log.json", [_untimed(entry) for entry in log if "loss" in entry])

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,8 +23,12 @@ from labeling.files import manifest, sha256, write_json
 from rm.config import RewardConfig
 from rm.data import Collator, LengthGrouped, PairDataset, read_training, training_files
 from rm.handoff import hand_off
+from rm.lora import Adapter, merged, with_lora
 from rm.model import RewardModel, load_base, no_bars, warn_of_truncation
 from rm.objectives import Objective
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 RUN = "run.json"
 """Beside the checkpoints: the config and data they belong to."""
@@ -45,7 +49,7 @@ def train(data: str | Path, config: RewardConfig, *, out: str | Path, resume: bo
     training = read_training(data, config.gold_weight)
     with _seeded(config.seed):
         model, tokenizer = load_base(config.model, config.max_length)
-        freeze(model, config.freeze_layers)
+        adapted = prepare(model, config)
         dataset = PairDataset(tokenizer, training.table, config.max_length)
         warn_of_truncation(dataset.n_truncated, 2 * len(dataset), config.max_length)
         trainer = PairTrainer(model, tokenizer.pad_token_id, dataset, config, checkpoints)
@@ -54,7 +58,8 @@ def train(data: str | Path, config: RewardConfig, *, out: str | Path, resume: bo
         with contextlib.nullcontext() if sys.stderr.isatty() else no_bars():
             trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints) if resume else None)
     if trainer.is_world_process_zero():
-        model.train(False)
+        adapter = Adapter.of(adapted) if adapted and config.keep_adapter else None
+        model = (merged(adapted) if adapted else model).train(False)
         counts = {
             "pairs": len(dataset),
             "gold": training.n_gold,
@@ -65,7 +70,7 @@ def train(data: str | Path, config: RewardConfig, *, out: str | Path, resume: bo
         record = manifest("train", inputs=run["inputs"], seed=config.seed, counts=counts)
         record["config"] = run["config"] | {"model": Path(config.model).name}
         trained = RewardModel(model, tokenizer, config.max_length)
-        hand_off(target, trained, training.table, record, log=trainer.state.log_history)
+        hand_off(target, trained, training.table, record, log=trainer.state.log_history, adapter=adapter)
         shutil.rmtree(checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return target
@@ -79,8 +84,6 @@ class PairTrainer(Trainer):
     def __init__(
         self, model: PreTrainedModel, pad_token_id: int, dataset: PairDataset, config: RewardConfig, checkpoints: Path
     ) -> None:
-        disable_dropout(model)
-        fix_constant(model)
         self.config = config
         self.objective: Objective = config.loss
         self.lengths = dataset.lengths
@@ -98,6 +101,15 @@ class PairTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:  # noqa: ARG002
         step_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return LengthGrouped(self.lengths, step_size, self.config.seed)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Write a checkpoint's weights; with LoRA only those that learn, since the others are the base's."""
+        if self.config.lora_r:
+            model: Any = self.model
+            learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+            state = model.state_dict() if state_dict is None else state_dict
+            state_dict = {name: tensor for name, tensor in state.items() if name in learning}
+        super()._save(output_dir, state_dict)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Return fused AdamW with the head at its own learning rate; biases and norms do not decay."""
@@ -177,6 +189,24 @@ def computes_in_bf16() -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def prepare(model: PreTrainedModel, config: RewardConfig) -> PeftModel | None:
+    """Set dropout to 0, freeze what is not trained, and put LoRA's adapters in where asked for; returns peft's wrapper.
+
+    In place: `model` is what is trained, with or without adapters.
+    """
+    disable_dropout(model)
+    freeze(model, config.freeze_layers)
+    adapted = with_lora(model, heads(model), config) if config.lora_r else None
+    fix_constant(model)
+    return adapted
+
+
+def heads(model: PreTrainedModel) -> list[str]:
+    """Return the names of the modules that a base model may lack, so that their first weights are random."""
+    names = {name.split(".")[0] for name, _ in model.named_parameters() if is_head(model, name)}
+    return sorted(names | {"pooler" for name, _ in model.named_modules() if name.endswith(".pooler")})
 
 
 def is_head(model: torch.nn.Module, parameter: str) -> bool:
