@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from augment import commands, evaluation_cli, merging, model_cli
+from augment import commands, evaluation_cli, merging, model_cli, scoring_cli
 from augment.arguments import Drop, Layout, Out, PairsFile, Seed, VotesFile
 from labeling.errors import BudgetError, WeakprefError, WeakprefWarning
 
@@ -157,16 +157,7 @@ def train(
     _say(commands.train(data, out, config, resume=resume))
 
 
-@app.command()
-def score(
-    model: Annotated[Path, typer.Argument(help="Reward model directory.")],
-    pairs: PairsFile,
-    out: Out,
-    layout: Layout = None,
-    drop_bad_rows: Drop = False,
-) -> None:
-    """Score pairs: reward model and PAIRS -> rewards.parquet (pair_id, r_a, r_b: raw rewards)."""
-    _say(commands.score(model, pairs, out, commands.Reading(layout, drop_bad_rows)))
+app.command()(scoring_cli.score)
 
 
 @app.command()

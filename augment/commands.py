@@ -20,7 +20,7 @@ from augment.export import export as write_export
 from labeling import apply, heuristics, read_pairs, read_votes, summary, write_votes
 from labeling.dawid_skene import DawidSkene, OneCoin
 from labeling.errors import DataError, VoterError, VotesError
-from labeling.files import manifest, replacing, sha256, write_json
+from labeling.files import manifest, sha256, write_json
 from labeling.heuristics import Preset
 from labeling.label_model import LabelModel
 from labeling.logistic_model import LogisticModel
@@ -175,27 +175,6 @@ def train(data: Path, out: Path, config: RewardConfig, *, resume: bool) -> str:
 
     rm.train(data, config, out=out, resume=resume)
     return f"{out}: reward model trained from {config.model} on {data}"
-
-
-def score(model: Path, path: str, out: Path, reading: Reading) -> str:
-    """Write the rewards of both responses of every pair; return what happened in one line."""
-    import rm
-
-    check_out(out, path)
-    pairs = reading(path)
-    rewards = rm.score(model, pairs)
-    with replacing(out) as part:
-        ids = pa.array(pairs.pair_ids.tolist(), pa.string())
-        table = pa.table({"pair_id": ids, "r_a": pa.array(rewards[:, 0]), "r_b": pa.array(rewards[:, 1])})
-        pq.write_table(table, part, compression="zstd")
-    write_manifest(
-        out,
-        "score",
-        {"pairs": Path(path), "model": _weights(model)},
-        None,
-        {"pairs": len(pairs), "dropped": dict(pairs.dropped)},
-    )
-    return f"{out}: rewards of {len(pairs)} pairs"
 
 
 def check_out(out: Path, source: str | Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -19,9 +18,10 @@ import pyarrow.parquet as pq
 from augment.progress import progress_bar
 from labeling.budget import Watch
 from labeling.errors import BudgetError, DataError
-from labeling.files import replacing, write_json
+from labeling.files import replacing
 from labeling.llm import Completion, Conversation, Engine, Sampling
 from labeling.pairs import MESSAGES, prompt_id
+from labeling.parts import claim, is_claimed, is_part, part_folder, stamp, stamped
 
 SAMPLING = Sampling(n=4, temperature=0.7, top_p=0.9)
 """How self-rewarding models draw candidates (arXiv 2401.10020)."""
@@ -86,10 +86,10 @@ def generate(
     """
     unique = _unique(prompts)
     _check(unique, sampling, chunk)
-    target, parts = Path(out), Path(f"{out}.parts")
+    target, parts = Path(out), part_folder(out)
     run = _run(unique, engine, sampling, chunk)
     if not _is_whole(target, run, len(unique) * sampling.n):
-        _claim(parts, run)
+        claim(parts, run)
         chunks = _parts(unique, parts, chunk)
         with progress_bar("Prompts", progress) as watch:
             watch(wanted=len(unique))
@@ -112,13 +112,13 @@ def unanswered(
     """
     unique = _unique(prompts)
     _check(unique, sampling, chunk)
-    parts, run = Path(f"{out}.parts"), _run(unique, engine, sampling, chunk)
+    parts, run = part_folder(out), _run(unique, engine, sampling, chunk)
     if _is_whole(Path(out), run, len(unique) * sampling.n):
         return unique, []
-    _check_claim(parts, run)
+    is_claimed(parts, run)
     found: dict[bool, list[Conversation]] = {True: [], False: []}
     for path, some in _parts(unique, parts, chunk):
-        found[_is_part(path, len(some) * sampling.n)] += some
+        found[is_part(path, len(some) * sampling.n)] += some
     return found[True], found[False]
 
 
@@ -179,11 +179,7 @@ def _run(prompts: Sequence[Conversation], engine: Engine, sampling: Sampling, ch
 
 
 def _is_whole(path: Path, run: dict[str, Any], rows: int) -> bool:
-    try:
-        found = pq.read_metadata(path)
-    except (pa.ArrowInvalid, OSError):
-        return False
-    return found.num_rows == rows and (found.metadata or {}).get(RUN) == json.dumps(run, sort_keys=True).encode()
+    return is_part(path, rows) and stamped(path, RUN) == run
 
 
 def _parts(prompts: Sequence[Conversation], folder: Path, chunk: int) -> list[tuple[Path, Sequence[Conversation]]]:
@@ -192,42 +188,14 @@ def _parts(prompts: Sequence[Conversation], folder: Path, chunk: int) -> list[tu
     return [(folder / f"{i:06d}.parquet", prompts[start : start + chunk]) for i, start in enumerate(starts)]
 
 
-def _claim(parts: Path, run: dict[str, Any]) -> None:
-    """Make the folder of parts ours, or raise if it is another run's."""
-    if not _check_claim(parts, run):
-        write_json(parts / "run.json", run)
-
-
-def _check_claim(parts: Path, run: dict[str, Any]) -> bool:
-    """Return whether the folder of parts is ours already; raises DataError if it is another run's."""
-    try:
-        found = json.loads((parts / "run.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return False
-    differ = [name for name in run if found.get(name) != run[name]]
-    if differ:
-        raise DataError(
-            f"{parts} holds a run with other {' and '.join(differ)}; expected parts of this run: finish that one with "
-            "what it began with, or delete the folder"
-        )
-    return True
-
-
 def _answer(path: Path, prompts: Sequence[Conversation], engine: Engine, sampling: Sampling, watch: Watch) -> None:
     n_tokens = 0
-    if not _is_part(path, len(prompts) * sampling.n):
+    if not is_part(path, len(prompts) * sampling.n):
         rows = _rows(prompts, engine, sampling)
         n_tokens = sum(row["n_tokens"] for row in rows)
         with replacing(path) as part:
             pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part, compression="zstd")
     watch(done=len(prompts), tokens=n_tokens)
-
-
-def _is_part(path: Path, rows: int) -> bool:
-    try:
-        return bool(pq.read_metadata(path).num_rows == rows)
-    except (pa.ArrowInvalid, OSError):
-        return False
 
 
 def _rows(prompts: Sequence[Conversation], engine: Engine, sampling: Sampling) -> list[dict[str, Any]]:
@@ -258,7 +226,7 @@ def _columns(completion: Completion) -> dict[str, Any]:
 
 def _join(parts: Sequence[Path], run: dict[str, Any], target: Path) -> None:
     """Write the parts as one file, a row group each; it is made among them, so that a kill leaves nothing else."""
-    schema = SCHEMA.with_metadata({RUN: json.dumps(run, sort_keys=True)})
+    schema = SCHEMA.with_metadata(stamp(run, RUN))
     whole = parts[0].with_name("whole")
     with pq.ParquetWriter(whole, schema, compression="zstd") as writer:
         for path in parts:

@@ -17,8 +17,11 @@ from transformers.utils import logging as transformers_logging
 
 from labeling.errors import DataError, WeakprefWarning
 from labeling.pairs import Message, Pairs
+from rm.batches import TOKENS, batches
+from rm.checkpoint import SAFE, check_checkpoint, check_own_code
 from rm.config import resolve
 from rm.data import Ids, pad, tokenise
+from rm.shared_prefix import accept_packed, cannot_pack, score_packed
 from rm.template import repaired
 
 FloatArray = npt.NDArray[np.float64]
@@ -35,23 +38,27 @@ class RewardModel:
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     """Tokens per conversation; longer ones lose the beginning of their prompt."""
-    bf16: bool = False
+    packed: bool = False
+    """Whether conversations are scored in rows without padding, a prompt once for all its responses."""
 
     @classmethod
     def load(cls, path: str | Path, *, bf16: bool = False) -> RewardModel:
         """Load a reward model from a directory (or a hub id), onto the GPU where there is one.
 
-        bf16 scores in bfloat16 autocast: faster, and only about three digits are right. Raises DataError where `path`
-        is no sequence-classification model with one output and a tokenizer with a chat template.
+        bf16 computes in bfloat16: faster, and only two or three digits of a reward are right. Raises DataError where
+        `path` is no sequence-classification model with one output and a tokenizer with a chat template, where its
+        weights are pickled, or where it comes with code of its own.
         """
         _check_directory(path)
+        check_checkpoint(path)
+        check_own_code(path, known_is_fine=False)
         with quiet_loading():
             try:
-                tokenizer = AutoTokenizer.from_pretrained(path)
+                tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
                 model, report = AutoModelForSequenceClassification.from_pretrained(
-                    path, dtype=torch.float32, output_loading_info=True
+                    path, dtype=torch.bfloat16 if bf16 else torch.float32, output_loading_info=True, **SAFE
                 )
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 raise DataError(
                     f"reward model {path} can be loaded neither as a directory nor from the hub: {error}"
                 ) from None
@@ -60,14 +67,19 @@ class RewardModel:
                 f"{path} is no reward model: expected a score head with 1 output, found {model.config.num_labels} "
                 f"outputs and {len(report['missing_keys'])} weights missing; train one with rm.train"
             )
+        if bf16:
+            head_in_float32(model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         limit = min(tokenizer.model_max_length, positions(model))
-        return cls(model.eval().to(device), tokenizer, limit, bf16)
+        packed = cannot_pack(model, limit) is None
+        if packed:
+            accept_packed(model)
+        return cls(model.eval().to(device), tokenizer, limit, packed)
 
-    def score(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str], batch_size: int = 64) -> FloatArray:
+    def score(self, prompts: Sequence[Sequence[Message]], responses: Sequence[str], tokens: int = TOKENS) -> FloatArray:
         """Return the reward of each response to its prompt, float64 (n,), a logit.
 
-        Equal conversations are scored once. Warns of conversations longer than `max_length` tokens.
+        Equal conversations are scored once, `tokens` at a time. Warns of conversations longer than `max_length` tokens.
         """
         if len(prompts) != len(responses):
             raise DataError(f"there are {len(prompts)} prompts and {len(responses)} responses, expected one a prompt")
@@ -79,43 +91,54 @@ class RewardModel:
         conversations = [[{"role": role, "content": content} for role, content in key] for key in rank]
         tokenised = tokenise(self.tokenizer, conversations, self.max_length)
         warn_of_truncation(int(tokenised.truncated.sum()), len(rank), self.max_length)
-        rewards = self.score_ids(tokenised.ids, batch_size)
+        rewards = self.score_ids(tokenised.ids, tokens)
         return rewards[[rank[key] for key in keys]]
 
     @torch.inference_mode()
-    def score_ids(self, ids: Sequence[Ids], batch_size: int = 64) -> FloatArray:
-        """Return the reward of each tokenised conversation, float64 (n,), scored in batches of similar length."""
+    def score_ids(self, ids: Sequence[Ids], tokens: int = TOKENS) -> FloatArray:
+        """Return the reward of each tokenised conversation, float64 (n,), `tokens` of them in a forward pass.
+
+        Rows are packed, and the beginnings of prompts shared, in models where that is exact (`rm.shared_prefix`); in
+        others they are sorted by length and padded.
+        """
+        if self.packed:
+            order = sorted(range(len(ids)), key=lambda i: ids[i].tobytes())  # the same rows, however they come
+            rewards = np.empty(len(ids), dtype=np.float64)
+            rewards[order] = score_packed(self.model, [ids[i] for i in order], tokens)
+            return rewards
         rewards = np.empty(len(ids), dtype=np.float64)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         device = self.model.device
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for rows in batches([len(row) for row in ids], tokens):
             batch = {name: t.to(device) for name, t in pad([ids[i] for i in rows], self.tokenizer.pad_token_id).items()}
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
-                logits = self.model(**batch).logits
-            rewards[rows] = logits[:, 0].float().cpu().numpy()
+            rewards[rows] = self.model(**batch).logits[:, 0].float().cpu().numpy()
         return rewards
 
 
-def score(model: str | Path, pairs: Pairs, *, batch_size: int = 64, bf16: bool = False) -> FloatArray:
-    """Return the rewards of response A and response B of each pair, float64 (n, 2), under a saved reward model."""
+def score(model: str | Path, pairs: Pairs, *, tokens: int = TOKENS, bf16: bool = False) -> FloatArray:
+    """Return the rewards of response A and response B of each pair, float64 (n, 2), under a saved reward model.
+
+    `rm.scoring.score_to` does it for many pairs: into a file, on several devices, going on where it was stopped.
+    """
     prompts = pairs.table["prompt"].to_pylist()
     responses = pairs.table["response_a"].to_pylist() + pairs.table["response_b"].to_pylist()
-    rewards = RewardModel.load(model, bf16=bf16).score(prompts + prompts, responses, batch_size)
+    rewards = RewardModel.load(model, bf16=bf16).score(prompts + prompts, responses, tokens)
     return rewards.reshape(2, len(pairs)).T
 
 
 def load_base(name: str, max_length: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a base model with a score head, in float32, and its tokenizer repaired for a reward model.
 
-    The head's first weights come from torch's generator. Raises DataError where the base lacks weights.
+    The head's first weights come from torch's generator. Raises DataError where the base lacks weights, where they are
+    pickled, or where it cannot be loaded without running code of its own.
     """
     path = resolve(name)
+    check_checkpoint(path)
+    check_own_code(path, known_is_fine=True)
     with quiet_loading():
         try:
-            tokenizer = repaired(AutoTokenizer.from_pretrained(path))
+            tokenizer = repaired(AutoTokenizer.from_pretrained(path, trust_remote_code=False))
             model, report = AutoModelForSequenceClassification.from_pretrained(
-                path, num_labels=1, dtype=torch.float32, output_loading_info=True, problem_type="regression"
+                path, num_labels=1, dtype=torch.float32, output_loading_info=True, problem_type="regression", **SAFE
             )
         except OSError as error:
             raise DataError(f"model {name!r} cannot be loaded as a directory or from the hub: {error}") from None
@@ -132,6 +155,13 @@ def load_base(name: str, max_length: int) -> tuple[PreTrainedModel, PreTrainedTo
     for token in ("pad_token_id", "eos_token_id", "bos_token_id"):
         setattr(text_config, token, getattr(tokenizer, token))
     return model, tokenizer
+
+
+def head_in_float32(model: PreTrainedModel) -> None:
+    """Let the score head of a bfloat16 model compute in float32, or near rewards would fall on one of 256 steps."""
+    for name, module in model.named_children():
+        if name != model.base_model_prefix:
+            module.float().register_forward_pre_hook(lambda _, inputs: tuple(x.float() for x in inputs))
 
 
 def positions(model: PreTrainedModel) -> int:

@@ -119,26 +119,27 @@ def fill_rows(n_tokens: Sequence[int], budget: int) -> list[list[int]]:
     return [sorted(row) for row in rows]
 
 
-def alike(conversations: Sequence[Ids]) -> list[list[int]]:
+def alike(conversations: Sequence[Ids], budget: int | None = None) -> list[list[int]]:
     """Return conversations grouped by what they begin with: the indices of each group.
 
     They are sorted by their tokens, so that those that begin alike are neighbours; a neighbour joins a group as long as
-    the group then shares no fewer tokens than before.
+    the group then shares no fewer tokens than before, and, given a `budget`, has a tree of no more tokens than that.
 
     >>> alike([np.array([1, 2, 3, 4]), np.array([9, 9]), np.array([1, 2, 3, 5])])
     [[0, 2], [1]]
     """
     order = sorted(range(len(conversations)), key=lambda i: conversations[i].astype(">u4").tobytes())
-    groups, prefix = list[list[int]](), 0
+    groups, prefix, total = list[list[int]](), 0, 0
     for i in order:
         if groups:
             group = groups[-1]
             common = shared_prefix([conversations[group[-1]], conversations[i]])
             joint = min(prefix, common) if len(group) > 1 else common
-            if joint * len(group) > prefix * (len(group) - 1):
+            fits = budget is None or total + len(conversations[i]) - joint * len(group) <= budget
+            if fits and joint * len(group) > prefix * (len(group) - 1):
                 group.append(i)
-                prefix = joint
+                prefix, total = joint, total + len(conversations[i])
                 continue
         groups.append([i])
-        prefix = 0
+        prefix, total = 0, len(conversations[i])
     return groups

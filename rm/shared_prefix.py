@@ -83,7 +83,7 @@ def score_packed(model: PreTrainedModel, ids: Sequence[Ids], token_budget: int) 
     Conversations that begin alike (two responses to a prompt, or twenty) share their beginning, wherever they stand.
     """
     causal = is_causal(model)
-    groups = alike(ids) if causal else [[i] for i in range(len(ids))]
+    groups = alike(ids, token_budget) if causal else [[i] for i in range(len(ids))]
     n_tokens = [tree_of([ids[i] for i in group], causal).n_tokens for group in groups]
     rewards = np.empty(len(ids), dtype=np.float64)
     for members in fill_rows(n_tokens, token_budget):

@@ -28,14 +28,14 @@ def test_a_reward_does_not_depend_on_the_others_in_its_batch(folder: Path, conve
     model, rows = RewardModel.load(folder), conversations(9)
     prompts, responses = [row[0] for row in rows], [row[1] for row in rows]
     alone = [model.score([p], [r])[0] for p, r in zip(prompts, responses, strict=True)]
-    np.testing.assert_allclose(model.score(prompts, responses, batch_size=4), alone, atol=1e-6)
+    np.testing.assert_allclose(model.score(prompts, responses, tokens=200), alone, atol=1e-6)
 
 
 def test_equal_conversations_are_scored_once(folder: Path, conversations: Rows) -> None:
     model, row = RewardModel.load(folder), conversations(1)[0]
     seen: list[int] = []
     model.model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(len(kwargs["input_ids"])), with_kwargs=True
+        lambda module, args, kwargs: seen.append(len(kwargs["read_at"])), with_kwargs=True
     )
     rewards = model.score([row[0]] * 5, [row[1]] * 4 + [row[2]])
     assert seen == [2]
