@@ -53,12 +53,15 @@ def label(
     preset: Annotated[Preset, typer.Option(help="Built-in heuristics.")] = Preset.DEFAULT,
     abstain_on_error: Annotated[bool, typer.Option(help="Count a pair an LF fails on as its abstention.")] = False,
     workers: Annotated[int | None, typer.Option(help="Processes for row functions (default: all cores).")] = None,
+    rm: Annotated[
+        list[Path] | None, typer.Option(help="Reward model directory that votes too; may be given several times.")
+    ] = None,
     layout: Layout = None,
     drop_bad_rows: Drop = False,
 ) -> None:
     """Let labeling functions vote: PAIRS -> votes.parquet (votes, margins, gold and group of each pair)."""
     reading = commands.Reading(layout, drop_bad_rows)
-    voting = commands.Voting(lfs, preset.value, "abstain" if abstain_on_error else "raise", workers)
+    voting = commands.Voting(lfs, preset.value, "abstain" if abstain_on_error else "raise", workers, rm or ())
     _say(commands.label(pairs, out, reading, voting))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -73,11 +73,21 @@ class Voting:
     """What happens if a labeling function raises."""
     workers: int | None = None
     """Processes for row functions; None = all cores."""
+    reward_models: Sequence[Path] = ()
+    """Directories of reward models that vote too."""
 
     def voters(self) -> list[Any]:
-        """Return the built-in voters of the preset and those of the user's file."""
+        """Return the built-in voters of the preset, those of the user's file, and the reward models."""
         built_in = [] if self.preset == "none" else heuristics(self.preset)
-        return [*built_in, *(voters_of(self.lfs) if self.lfs else [])]
+        return [*built_in, *(voters_of(self.lfs) if self.lfs else []), *_reward_voters(self.reward_models)]
+
+
+def _reward_voters(models: Sequence[Path]) -> list[Voter]:
+    if not models:
+        return []
+    from rm import RewardVoter  # torch takes seconds
+
+    return [RewardVoter.load(model) for model in models]
 
 
 def voters_of(path: Path) -> list[Any]:
@@ -139,7 +149,7 @@ def label(path: str, out: Path, reading: Reading, voting: Voting) -> str:
     pairs = reading(path)
     voters = voting.voters()
     if not voters:
-        raise VoterError("nobody votes: preset none and no --lfs; pass --lfs FILE or another --preset")
+        raise VoterError("nobody votes: preset none, no --lfs, no --rm; pass --lfs FILE, --rm DIR or another --preset")
     votes = apply(voters, pairs, on_error=voting.on_error, workers=voting.workers)
     write_votes(out, votes, pairs.gold)
     covered = float((votes.votes >= 0).any(axis=1).mean())
@@ -149,9 +159,11 @@ def label(path: str, out: Path, reading: Reading, voting: Voting) -> str:
         "dropped": dict(pairs.dropped),
         "errors": dict(votes.errors),
         "coverage_share": round(float(covered), 4),
+        "self_labels": list(votes.self_labels),
         "voters": {name: round(float(share), 4) for name, share in summary(votes)["coverage_share"].items()},
     }
     inputs = {"pairs": Path(path)} | ({"lfs": voting.lfs} if voting.lfs else {})
+    inputs |= {f"rm_{i}": weights(model) for i, model in enumerate(voting.reward_models)}
     write_manifest(out, "label", inputs, None, counts | {"preset": voting.preset})
     return f"{out}: {len(voters)} voters on {len(pairs)} pairs, {covered:.1%} of pairs with a vote"
 
@@ -185,7 +197,8 @@ def check_out(out: Path, source: str | Path) -> None:
         raise DataError(f"{out} is also the input, which would be lost; pass another --out")
 
 
-def _weights(model: Path) -> Path:
+def weights(model: Path) -> Path:
+    """Return the file of a reward model that a manifest says the hash of."""
     return model / "model.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""What `weakpref evaluate` does: read files, call one public function, write a report and its manifest."""
+"""What `weakpref evaluate`, `calibrate` and `average` do: read files, call one public function, say what came out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augment.commands import Reading, check_out, posterior_of, write_manifest
+from augment.commands import Reading, check_out, posterior_of, weights, write_manifest
 from labeling import read_pairs
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import sha256, write_json
@@ -75,6 +75,30 @@ def compare(first: Path, second: Path, path: str, out: Path, reading: Reading, *
     )
 
 
+def calibrate(model: Path, path: str, reading: Reading, *, seed: int) -> str:
+    """Fit and keep the temperature of a reward model; return what happened in one line."""
+    import rm
+
+    found = rm.calibrate(model, reading(path), seed=seed)
+    line = (
+        f"{model}: temperature {found.temperature:.3f} from {found.before.n:,} gold pairs in {found.n_groups:,} groups"
+    )
+    if found.after is None:
+        return f"{line}; one group only, so nothing can be said of what it does on others"
+    return (
+        f"{line}; on groups it was not fitted on, log-loss {found.before.log_loss:.3f} -> {found.after.log_loss:.3f}, "
+        f"ECE {found.before.ece:.3f} -> {found.after.ece:.3f}"
+    )
+
+
+def average(models: Sequence[Path], out: Path) -> str:
+    """Average reward models; return what happened in one line."""
+    import rm
+
+    rm.average(models, out)
+    return f"{out}: mean weights of {len(models)} reward models; not calibrated"
+
+
 def columns_of(path: str, pairs: Pairs, reading: Reading, names: Sequence[str]) -> dict[str, list[str]]:
     """Return the values that columns of a file have for its pairs, '' where null; those of `ALWAYS` if they are there.
 
@@ -88,11 +112,6 @@ def columns_of(path: str, pairs: Pairs, reading: Reading, names: Sequence[str]) 
         raise DataError(f"{path} has no column {', '.join(missing)}; it has {', '.join(there)}")
     wanted = [*names, *(name for name in ALWAYS if name in there and name not in names)]
     return {name: _values(found.table, name, pairs, reading) for name in wanted}
-
-
-def weights(model: Path) -> Path:
-    """Return the file that a manifest says the hash of."""
-    return model / "model.safetensors"
 
 
 def _values(table: pa.Table, name: str, pairs: Pairs, reading: Reading) -> list[str]:

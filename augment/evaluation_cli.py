@@ -16,7 +16,7 @@ Model = Annotated[Path, typer.Argument(help="Reward model directory.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (evaluate,):
+    for command in (evaluate, calibrate, average):
         app.command()(command)
 
 
@@ -42,3 +42,22 @@ def evaluate(
         return
     columns = [name.strip() for name in by.split(",") if name.strip()]
     print(evaluating.evaluate(model, pairs, out, reading, evaluating.Beside(posterior, columns), seed=seed))
+
+
+def calibrate(
+    model: Model,
+    pairs: PairsFile,
+    seed: Seed = 0,
+    layout: Layout = None,
+    drop_bad_rows: Drop = False,
+) -> None:
+    """Fit the temperature of a reward model on gold PAIRS it was not trained on, and keep it in its config.json."""
+    print(evaluating.calibrate(model, pairs, Reading(layout, drop_bad_rows), seed=seed))
+
+
+def average(
+    models: Annotated[list[Path], typer.Argument(help="Reward model directories, of one base.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to write; it must not exist yet.")],
+) -> None:
+    """Average the weights of reward models of one base (WARM) -> a reward model directory."""
+    print(evaluating.average(models, out))

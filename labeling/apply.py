@@ -16,7 +16,7 @@ from labeling.errors import DataError, VoterError, WeakprefWarning
 from labeling.pairs import Pairs
 from labeling.returned import shown
 from labeling.snorkel_voter import SnorkelVoter, is_snorkel
-from labeling.voters import Voter
+from labeling.voters import SelfLabelling, Voter
 from labeling.votes import Vote, VoteMatrix
 from labeling.workers import cpu_count, pack, spread
 
@@ -66,7 +66,9 @@ def apply(
     counts = {voter.name: int(count) for voter, count in zip(panel, errors, strict=True) if count}
     if counts:
         _warn(counts, next(filter(None, reasons)), n)
-    return VoteMatrix(votes, margins, tuple(voter.name for voter in panel), pairs.pair_ids, pairs.groups, counts)
+    names = tuple(voter.name for voter in panel)
+    learned = tuple(voter.name for voter in panel if isinstance(voter, SelfLabelling) and voter.self_label)
+    return VoteMatrix(votes, margins, names, pairs.pair_ids, pairs.groups, counts, learned)
 
 
 def _panel(voters: Iterable[Any]) -> list[Voter]:

@@ -79,7 +79,8 @@ class LabelModel:
         """Name in `self_labels` the voters trained on labels of a label model (a reward model in a loop, say).
 
         They agree with the other voters because they learned from them, so the consensus does not listen to them: only
-        gold pairs can give them weight. Their margins on gold pairs must come from models that did not train on those.
+        gold pairs can give them weight. Reward models declare themselves (`VoteMatrix.self_labels`). Their margins on
+        gold pairs must come from models that did not train on those.
         """
         self.self_labels = (self_labels,) if isinstance(self_labels, str) else tuple(self_labels)
 
@@ -93,10 +94,12 @@ class LabelModel:
         """
         collector, labelled = Collector(), []
         names: tuple[str, ...] = ()
+        learned: set[str] = set(self.self_labels)
         for batch, labels in vote_batches(votes, gold):
             if names:
                 check_voters(names, batch)
             names = batch.names
+            learned.update(batch.self_labels)
             collector.add(batch)
             known = ~np.isnan(labels)
             if known.any():
@@ -105,7 +108,7 @@ class LabelModel:
         if not len(sample.counts):
             raise VotesError("nothing to learn from: no batch of votes holds a row; apply voters to some pairs")
         anchored = labelled_rows(labelled)
-        heard = _heard(names, self.self_labels)
+        heard = _heard(names, sorted(learned))
         self.names_ = names
         self._learn(sample, heard)
         if anchored is not None:

@@ -53,6 +53,15 @@ class RowVoter(Voter, Protocol):
         """Return the vote and the margin (NaN = none); raise VoterError where the function returned no vote."""
 
 
+@runtime_checkable
+class SelfLabelling(Voter, Protocol):
+    """A voter that says whether it learned from labels of a label model, as a reward model may have."""
+
+    @property
+    def self_label(self) -> bool:
+        """Whether it did: `LabelModel` then lets only gold give it weight."""
+
+
 @dataclass(frozen=True)
 class LabelingFunction:
     """A function that votes, as `@labeling_function` makes it; calling it calls the function, so it can be tested."""

@@ -6,7 +6,7 @@ import enum
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from labeling.files import replacing
 FloatArray = npt.NDArray[np.float64]
 
 ERRORS = b"weakpref.errors"
+SELF_LABELS = b"weakpref.self_labels"
 
 
 class Vote(enum.IntEnum):
@@ -48,6 +49,8 @@ class VoteMatrix:
     """Shape (n,): group of each pair, so that label models cross-fit by group; None = every pair its own."""
     errors: Mapping[str, int] = field(default_factory=dict)
     """How many pairs a voter failed on and therefore abstained (`on_error="abstain"`)."""
+    self_labels: tuple[str, ...] = ()
+    """The voters that learned from labels of a label model, as they say themselves (`voters.SelfLabelling`)."""
 
     def __post_init__(self) -> None:
         n, m = len(self.pair_ids), len(self.names)
@@ -101,7 +104,7 @@ class VoteMatrix:
         groups = None if self.groups is None else self.groups[index]
         none = self.margins.strides == (0, 0)
         margins = np.broadcast_to(self.margins[:1, :1], votes.shape) if none else self.margins[index]
-        return VoteMatrix(votes, margins, self.names, self.pair_ids[index], groups)
+        return VoteMatrix(votes, margins, self.names, self.pair_ids[index], groups, self_labels=self.self_labels)
 
     def select(self, names: Sequence[str]) -> VoteMatrix:
         """Return only the named voters, in the order given."""
@@ -111,13 +114,14 @@ class VoteMatrix:
         columns = [self.names.index(name) for name in names]
         errors = {name: count for name, count in self.errors.items() if name in names}
         return VoteMatrix(
-            self.votes[:, columns], self.margins[:, columns], tuple(names), self.pair_ids, self.groups, errors
-        )
+            self.votes[:, columns], self.margins[:, columns], tuple(names), self.pair_ids, self.groups, errors,
+            tuple(name for name in self.self_labels if name in names),
+        )  # fmt: skip
 
     def swap(self) -> VoteMatrix:
         """Return what the same voters say of the pairs with their responses exchanged (pair ids are kept)."""
         votes = np.where(self.votes == Vote.ABSTAIN, self.votes, 1 - self.votes).astype(np.int8)
-        return VoteMatrix(votes, -self.margins, self.names, self.pair_ids, self.groups, self.errors)
+        return replace(self, votes=votes, margins=-self.margins)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the votes as a DataFrame (n, m) of Snorkel's integers, columns named, indexed by pair id."""
@@ -150,8 +154,9 @@ def write_votes(path: str | Path, votes: VoteMatrix, gold: npt.ArrayLike | None 
         if not np.isnan(votes.margins[:, j]).all():
             columns[f"m:{name}"] = pa.array(votes.margins[:, j], pa.float32(), from_pandas=True)
     errors = json.dumps(dict(votes.errors), sort_keys=True)
+    metadata = {ERRORS: errors} | ({SELF_LABELS: json.dumps(votes.self_labels)} if votes.self_labels else {})
     with replacing(path) as part:
-        pq.write_table(pa.table(columns, metadata={ERRORS: errors}), part, compression="zstd")
+        pq.write_table(pa.table(columns, metadata=metadata), part, compression="zstd")
 
 
 def read_votes(path: str | Path) -> tuple[VoteMatrix, FloatArray | None]:
@@ -209,4 +214,5 @@ def _parsed(table: pa.Table, path: str | Path) -> tuple[VoteMatrix, FloatArray |
         gold = table["gold"].to_numpy().astype(np.float64)
     pair_ids = np.asarray(table["pair_id"].to_pylist(), dtype=np.str_)
     errors = json.loads((table.schema.metadata or {}).get(ERRORS, b"{}"))
-    return VoteMatrix(votes, margins, names, pair_ids, groups, errors), gold
+    learned = tuple(json.loads((table.schema.metadata or {}).get(SELF_LABELS, b"[]")))
+    return VoteMatrix(votes, margins, names, pair_ids, groups, errors, learned), gold

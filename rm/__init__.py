@@ -9,21 +9,45 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rm.calibration import TemperatureFit, calibrate, posterior
     from rm.comparison import Comparison, compare
     from rm.config import RewardConfig
+    from rm.ensemble import Ensemble, average
     from rm.evaluation import Evaluation, evaluate
     from rm.model import RewardModel, score
     from rm.trainer import train
+    from rm.voter import RewardVoter
 
-__all__ = ["Comparison", "Evaluation", "RewardConfig", "RewardModel", "compare", "evaluate", "score", "train"]
+__all__ = [
+    "Comparison",
+    "Ensemble",
+    "Evaluation",
+    "RewardConfig",
+    "RewardModel",
+    "RewardVoter",
+    "TemperatureFit",
+    "average",
+    "calibrate",
+    "compare",
+    "evaluate",
+    "posterior",
+    "score",
+    "train",
+]
 
 _HOMES = {
     "Comparison": "rm.comparison",
+    "Ensemble": "rm.ensemble",
     "Evaluation": "rm.evaluation",
     "RewardConfig": "rm.config",
     "RewardModel": "rm.model",
+    "RewardVoter": "rm.voter",
+    "TemperatureFit": "rm.calibration",
+    "average": "rm.ensemble",
+    "calibrate": "rm.calibration",
     "compare": "rm.comparison",
     "evaluate": "rm.evaluation",
+    "posterior": "rm.calibration",
     "score": "rm.model",
     "train": "rm.trainer",
 }

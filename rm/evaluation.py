@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labeling.errors import DataError, GroupLeakError
+from labeling.errors import DataError, GroupLeakError, WeakprefWarning
 from labeling.figures import Figures, measure
 from labeling.pairs import Pairs, prompt_id
 from rm.handoff import TRAIN_PROMPTS
@@ -20,6 +21,8 @@ from rm.temperature import probability, temperature_of
 
 FloatArray = npt.NDArray[np.float64]
 
+CALIBRATION_PROMPTS = "calibration_prompts.txt"
+"""Hashes of the prompts a temperature was fitted on, beside the model."""
 MOST_VALUES = 30
 """Values of a column that are measured one by one: the most frequent; the others are measured together."""
 BY_LENGTH = "preferred response is"
@@ -81,6 +84,7 @@ def evaluate(
     """
     known = with_gold(pairs)
     check_unseen(model, known)
+    _warn_of_calibration(model, known)
     rewards = np.full((len(pairs), 2), np.nan)
     rewards[~np.isnan(pairs.gold)] = score(model, known)
     return evaluate_rewards(rewards, pairs, temperature=temperature_of(model), posterior=posterior, by=by, seed=seed)
@@ -124,12 +128,12 @@ def with_gold(pairs: Pairs) -> Pairs:
     return pairs if labelled.all() else pairs.take(labelled)
 
 
-def check_unseen(model: str | Path, pairs: Pairs) -> None:
+def check_unseen(model: str | Path, pairs: Pairs, purpose: str = "evaluate on") -> None:
     """Raise GroupLeakError if a pair's prompt is among those the model in this directory was trained on."""
     leaked = {prompt_id(prompt) for prompt in pairs.table["prompt"].to_pylist()} & trained_prompts(model)
     if leaked:
         raise GroupLeakError(
-            f"{len(leaked)} of the prompts to evaluate on were trained on; the first has the hash {min(leaked)}: leave "
+            f"{len(leaked)} of the prompts to {purpose} were trained on; the first has the hash {min(leaked)}: leave "
             f"out the pairs whose prompt_id stands in {Path(model) / TRAIN_PROMPTS}, or split with split_by_group "
             "before training"
         )
@@ -137,8 +141,24 @@ def check_unseen(model: str | Path, pairs: Pairs) -> None:
 
 def trained_prompts(model: str | Path) -> set[str]:
     """Return the hashes of the prompts a model was trained on; none for a model from elsewhere: nobody can know."""
-    record = Path(model) / TRAIN_PROMPTS
+    return hashes(Path(model) / TRAIN_PROMPTS)
+
+
+def hashes(record: Path) -> set[str]:
+    """Return the prompt hashes in a file, one a line; none where there is no such file."""
     return set(record.read_text(encoding="utf-8").split()) if record.is_file() else set()
+
+
+def _warn_of_calibration(model: str | Path, pairs: Pairs) -> None:
+    used = hashes(Path(model) / CALIBRATION_PROMPTS)
+    n = sum(prompt_id(prompt) in used for prompt in pairs.table["prompt"].to_pylist()) if used else 0
+    if n:
+        warnings.warn(
+            f"the temperature was fitted on the prompts of {n:,} of these {len(pairs):,} pairs: log-loss, Brier and "
+            "ECE come out a little too good; evaluate on other prompts than `weakpref calibrate` was given",
+            WeakprefWarning,
+            stacklevel=3,
+        )
 
 
 def _rivals(

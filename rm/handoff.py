@@ -18,6 +18,7 @@ from rm.data import conversations, prompt_ids, tokenise
 from rm.lora import FOLDER as ADAPTER
 from rm.lora import Adapter
 from rm.model import RewardModel, quiet_loading
+from rm.provenance import ORIGINS, label_origins
 from rm.template import render
 
 TRAIN_PROMPTS = "train_prompts.txt"
@@ -48,7 +49,10 @@ def hand_off(
         (part / TRAIN_PROMPTS).write_text("".join(f"{prompt}\n" for prompt in prompt_ids(table)), encoding="utf-8")
         write_json(part / "train_log.json", [_untimed(entry) for entry in log if "loss" in entry])
         outputs = {file.name: sha256(file) for file in sorted(part.glob("*.safetensors"))}
-        write_json(part / "manifest.json", {**record, "rewards": reward_summary(trained, sample), "outputs": outputs})
+        write_json(
+            part / "manifest.json",
+            {**record, ORIGINS: label_origins(table), "rewards": reward_summary(trained, sample), "outputs": outputs},
+        )
 
 
 def save(trained: RewardModel, folder: Path) -> None:

@@ -22,6 +22,7 @@ from rm.checkpoint import SAFE, check_checkpoint, check_own_code
 from rm.config import resolve
 from rm.data import Ids, pad, tokenise
 from rm.shared_prefix import accept_packed, cannot_pack, score_packed
+from rm.temperature import KEY
 from rm.template import repaired
 
 FloatArray = npt.NDArray[np.float64]
@@ -143,6 +144,7 @@ def load_base(name: str, max_length: int) -> tuple[PreTrainedModel, PreTrainedTo
         except OSError as error:
             raise DataError(f"model {name!r} cannot be loaded as a directory or from the hub: {error}") from None
     _check_report(name, model, report)
+    vars(model.config).pop(KEY, None)  # the temperature of a reward model that is trained further
     if max_length > positions(model):
         raise DataError(
             f"max_length is {max_length}, but model {name!r} has positions for {positions(model)} tokens; "
