@@ -12,6 +12,7 @@ from labeling.errors import DataError
 from labeling.pairs import prompt_id
 from rm.data import Collator, LengthGrouped, PairDataset, prompt_ids, read_training, tokenise, truncate
 from rm.model import load_base
+from rm.provenance import label_origins
 
 Rows = Callable[[int], list[tuple[list[dict[str, str]], str, str]]]
 Write = Callable[..., Path]
@@ -157,3 +158,9 @@ def test_gold_rows_weigh_as_many_times_as_asked(universal: Write, conversations:
 def test_gold_that_is_to_weigh_more_but_is_not_there_is_an_error(universal: Write, conversations: Rows) -> None:
     with pytest.raises(DataError, match=r"gold_weight is 2\.0, but no row with a positive weight has origin gold"):
         read_training(universal(conversations(2)), gold_weight=2.0)
+
+
+def test_labels_are_counted_by_origin(universal: Callable[..., Path], conversations: Rows) -> None:
+    origins = ["gold", "weak", None, "gold", "self"]
+    table = read_training(universal(conversations(5), origin=origins, weight=[1.0, 1.0, 1.0, 0.0, 1.0])).table
+    assert label_origins(table) == {"gold": 1, "self": 1, "unknown": 1, "weak": 1}
