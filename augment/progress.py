@@ -26,7 +26,8 @@ def progress_bar(title: str, shown: bool) -> Iterator[Watch]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.tasks[bar.add_task(title, total=0, speed="", tokens=0)]
+        bar.add_task(title, total=0, speed="", tokens=0)
+        (task,) = bar.tasks
 
         def watch(*, wanted: int = 0, done: int = 0, tokens: int = 0) -> None:
             task.fields["tokens"] += tokens

@@ -118,6 +118,28 @@ def test_a_server_judges_and_its_report_and_plot_are_written(folder, server, ove
     assert capsys.readouterr().err == ""  # no bar where there is no terminal
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["judge", "generate", "new-prompts"])
+def test_on_a_terminal_a_bar_counts_answers_and_tokens_and_changes_no_byte(
+    folder, server, over_http, capsys, monkeypatch, command
+):
+    server.says = lambda content, seed: f"Task 1: Tell me {seed} {seed + 1} {seed + 2} things."
+    rest = ["prompts.parquet", "-n", "4"] if command != "judge" else ["pairs.parquet"]
+    options = [command, *rest, *over_http, "--cache", "answers", "-o"]
+    assert run(*options, "silent.parquet") == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes a terminal of any stream for rich
+    for cache in ("answers", "others"):
+        options[-2] = cache
+        Path("shown.parquet").unlink(missing_ok=True)  # or there is nothing to generate
+        assert run(*options, "shown.parquet") == 0
+        total = {"judge": "24/24", "generate": "6/6", "new-prompts": "4/4"}[command]
+        shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capsys.readouterr().err)
+        assert total in shown
+        assert re.search(r"[\d,]+ tokens/s", shown)
+        assert Path("shown.parquet").read_bytes() == Path("silent.parquet").read_bytes()
+
+
 # Dry run
 
 
