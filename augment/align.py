@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from augment.dpo import PolicyConfig, SoftPairs, Trained, arguments, finish, lora, run, train_dpo
+from augment.options import option
 from augment.policies import load_policy, need_rlhf, quiet_trl, seeded, with_template
 from augment.policy_rewards import Ensemble, Penalties, reward_functions
 from labeling.chat_tokens import prompt_tokens
@@ -28,11 +29,9 @@ class Exploring:
     Raises DataError for values out of range.
     """
 
-    n: int = 4
-    """Responses to each prompt."""
-    temperature: float = 1.0
-    max_tokens: int = 256
-    """Most tokens of a response."""
+    n: int = option("grpo, rloo: responses to each prompt.", 4)
+    temperature: float = option("grpo, rloo: how responses are drawn.", 1.0)
+    max_tokens: int = option("grpo, rloo: most tokens of a response.", 256)
 
     def __post_init__(self) -> None:
         if self.n < 2 or self.max_tokens < 1 or not self.temperature > 0:

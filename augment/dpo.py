@@ -6,12 +6,13 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from augment.options import option
 from augment.policies import chat_tokens, load_policy, need_rlhf, quiet_trl, save_policy, seeded
 from augment.soft_dpo import soft_dpo_trainer
 from labeling.errors import DataError, WeakprefWarning
@@ -26,10 +27,6 @@ UNTIMED = ("epoch", "total_flos", "train_runtime", "train_samples_per_second", "
 """What TRL logs that says nothing, or differs from run to run."""
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(frozen=True)
 class PolicyConfig:
     """How a policy is trained; every field says in `metadata["help"]` what it is.
@@ -37,17 +34,17 @@ class PolicyConfig:
     Raises DataError for values out of range.
     """
 
-    beta: float = _option(0.1, "How strongly the policy is held to where it starts (DPO's beta; weight of the KL).")
-    learning_rate: float = _option(1e-6, "Peak learning rate of AdamW; falls linearly to 0. LoRA wants 1e-5 to 1e-4.")
-    epochs: float = _option(1.0, "Passes over the pairs or prompts.")
-    max_steps: int | None = _option(None, "Optimizer steps; overrides epochs.")
-    batch_size: int = _option(4, "Pairs, or responses to be rewarded, per forward pass and device.")
-    gradient_accumulation: int = _option(4, "Forward passes per optimizer step.")
-    max_length: int = _option(1024, "Tokens per conversation; longer ones lose their end.")
-    lora_rank: int | None = _option(None, "Train adapters of this rank on all linear layers (default: all weights).")
-    bf16: bool = _option(False, "bfloat16 autocast.")
-    gradient_checkpointing: bool = _option(False, "Recompute activations: less memory, about a third slower.")
-    seed: int = _option(0, "Seed of the order, of adapters' first weights, and of sampling.")
+    beta: float = option("How strongly the policy is held to where it starts (DPO's beta; weight of the KL).", 0.1)
+    learning_rate: float = option("Peak learning rate of AdamW; falls linearly to 0. LoRA wants 1e-5 to 1e-4.", 1e-6)
+    epochs: float = option("Passes over the pairs or prompts.", 1.0)
+    max_steps: int | None = option("Optimizer steps; overrides epochs.", None)
+    batch_size: int = option("Pairs, or responses to be rewarded, per forward pass and device.", 4)
+    gradient_accumulation: int = option("Forward passes per optimizer step.", 4)
+    max_length: int = option("Tokens per conversation; longer ones lose their end.", 1024)
+    lora_rank: int | None = option("Train adapters of this rank on all linear layers (default: all weights).", None)
+    bf16: bool = option("bfloat16 autocast.", False)
+    gradient_checkpointing: bool = option("Recompute activations: less memory, about a third slower.", False)
+    seed: int = option("Seed of the order, of adapters' first weights, and of sampling.", 0)
 
     def __post_init__(self) -> None:
         for name in ("beta", "learning_rate", "epochs", "batch_size", "gradient_accumulation", "max_length"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from augment.options import option
 from labeling.errors import DataError
 from labeling.llm import Conversation
 from labeling.pairs import prompt_id
@@ -31,14 +32,14 @@ class Penalties:
     Raises DataError for negative ones.
     """
 
-    length: float = 0.0
-    """Reward a response loses per 100 of its tokens, against responses that are only longer."""
-    uncertainty: float = 0.0
-    """Reward a response loses per standard deviation among the reward models (over-optimisation; 2310.02743)."""
+    length_penalty: float = option("grpo, rloo: reward a response loses per 100 of its tokens.", 0.0)
+    uncertainty_penalty: float = option(
+        "grpo, rloo: reward lost per standard deviation among the reward models (2310.02743).", 0.0
+    )
 
     def __post_init__(self) -> None:
-        if self.length < 0 or self.uncertainty < 0:
-            raise DataError(f"penalties are {self.length} and {self.uncertainty}; expected 0 or more")
+        if self.length_penalty < 0 or self.uncertainty_penalty < 0:
+            raise DataError(f"penalties are {self.length_penalty} and {self.uncertainty_penalty}; expected 0 or more")
 
 
 class Ensemble:
@@ -94,7 +95,7 @@ def reward_functions(ensemble: Ensemble, penalties: Penalties | None = None) -> 
     Raises DataError for an uncertainty penalty with a single reward model.
     """
     penalties = penalties or Penalties()
-    if penalties.uncertainty and len(ensemble.members) < 2:
+    if penalties.uncertainty_penalty and len(ensemble.members) < 2:
         raise DataError("one reward model does not disagree with itself; name two or more, or leave the penalty out")
 
     def reward(prompts: list[Conversation], completions: list[Any], **_: Any) -> list[float]:
@@ -102,14 +103,14 @@ def reward_functions(ensemble: Ensemble, penalties: Penalties | None = None) -> 
 
     def uncertainty_penalty(prompts: list[Conversation], completions: list[Any], **_: Any) -> list[float]:
         spread = ensemble.disagreement(prompts, texts(completions))
-        return [-penalties.uncertainty * float(value) for value in spread]
+        return [-penalties.uncertainty_penalty * float(value) for value in spread]
 
     def length_penalty(completion_ids: list[list[int]], **_: Any) -> list[float]:
-        return [-penalties.length * len(ids) / TOKENS for ids in completion_ids]
+        return [-penalties.length_penalty * len(ids) / TOKENS for ids in completion_ids]
 
     functions: list[RewardFunction] = [reward]
-    functions += [uncertainty_penalty] if penalties.uncertainty else []
-    functions += [length_penalty] if penalties.length else []
+    functions += [uncertainty_penalty] if penalties.uncertainty_penalty else []
+    functions += [length_penalty] if penalties.length_penalty else []
     return functions
 
 

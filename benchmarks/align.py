@@ -6,9 +6,9 @@ pandalm prompts (up to 80 tokens), split by group into four: labels for reward m
 prompts to align on, prompts to measure on. SmolLM2-135M is aligned with A: best-of-n, DPO (its own answers, all pairs,
 sigmoid of the difference of A's rewards as soft labels) and GRPO, LoRA of rank 16. B, which saw none of A's labels and
 nothing of the policy, then says how often an answer of the aligned policy beats one of the starting policy to the same
-prompt. Settings were fixed before the first run. Answers are drawn at temperature 1 and cut at 48 tokens; the KL is the
-mean log-ratio of the policy's own answers (nats an answer; at most log n - (n - 1)/n for best-of-n). Intervals are 95 %,
-percentile bootstrap over prompts. What is made is kept under --work and not made again. Writes data/bench/align.json.
+prompt. Settings were fixed before the first run. Answers are drawn at temperature 1 and cut at 32 tokens; the KL is the
+mean log-ratio of the policy's own answers (nats an answer; at most log n - (n - 1)/n for best-of-n). Intervals are 95 %
+percentile bootstraps over prompts. What is made is kept under --work and not made again. Writes data/bench/align.json.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data" / "pandalm.parquet"
 OUT = ROOT / "data" / "bench" / "align.json"
 
-REWARD = RewardConfig(model="minilm", learning_rate=5e-5, head_learning_rate=1e-3, epochs=2, max_length=256)
+REWARD = RewardConfig(model="minilm", learning_rate=5e-5, head_learning_rate=1e-3, max_steps=20, max_length=256)
 POLICY = PolicyConfig(
     learning_rate=2e-4, batch_size=4, gradient_accumulation=1, lora_rank=16, max_length=256, bf16=True
 )
-ANSWERS = Sampling(temperature=1.0, max_tokens=48)
-DPO_STEPS, GRPO_STEPS = (12, 36), (10, 25)
+ANSWERS = Sampling(temperature=1.0, max_tokens=32)
+DPO_STEPS, GRPO_STEPS = (8, 24), (12,)
 N_POOL, N_OPPONENTS, N_ALIGNED = 8, 4, 4
+N_ALIGN, N_MEASURE = 16, 24
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -70,7 +71,7 @@ def split(seed: int) -> Split:
     parts = [pairs.take(np.isin(pairs.groups, some)) for some in np.split(groups, (50, 100, 132))]
     tokenizer = load_policy("smollm2").tokenizer
     prompts = [_short(tokenizer, part) for part in parts[2:]]
-    return Split(parts[0], parts[1], *prompts, parts[3])
+    return Split(parts[0], parts[1], prompts[0][:N_ALIGN], prompts[1][:N_MEASURE], parts[3])
 
 
 def _short(tokenizer: Any, pairs: Pairs) -> list[Conversation]:
@@ -110,7 +111,7 @@ def dpo_policy(work: Path, start: Path, table: Any, rewards: FloatArray, steps: 
         [row[f"response_{side}"] for row, side in zip(made, better, strict=True)],
         [row[f"response_{side}"] for row, side in zip(made, worse, strict=True)],
         [1 / (1 + math.exp(-abs(margin))) for margin in h],
-        chosen_ended=[False] * len(made),  # most were cut at 48 tokens
+        chosen_ended=[False] * len(made),  # most were cut at 32 tokens
         rejected_ended=[False] * len(made),
     )
     config = replace(POLICY, max_steps=steps, seed=seed)
@@ -185,7 +186,7 @@ def run(work: Path, seed: int) -> dict[str, Any]:
     lengths = tokens(pool, n)
     first = {rm: values[:, :N_ALIGNED] for rm, values in everything.items()}
     rows = [bench.row("start", first, theirs, lengths[:, :N_ALIGNED].mean(axis=1)) | {"kl": 0.0}]
-    for k in (2, 4, 8):
+    for k in (2, 4, N_POOL):
         best = everything["a"][:, :k].argmax(axis=1)[:, None]
         ours = {rm: np.take_along_axis(values, best, axis=1) for rm, values in everything.items()}
         chosen = np.take_along_axis(lengths, best, axis=1).mean(axis=1)

@@ -85,7 +85,7 @@ def test_members_that_differ_by_a_constant_do_not_disagree() -> None:
 
 def test_penalties_are_reward_functions_of_their_own_and_score_a_batch_once() -> None:
     members = [Lengths(), Lengths(factor=3)]
-    functions = reward_functions(Ensemble(members), Penalties(length=2.0, uncertainty=0.5))
+    functions = reward_functions(Ensemble(members), Penalties(length_penalty=2.0, uncertainty_penalty=0.5))
     assert [function.__name__ for function in functions] == ["reward", "uncertainty_penalty", "length_penalty"]
     batch = {
         "prompts": PROMPTS[:1] * 2,
@@ -98,9 +98,9 @@ def test_penalties_are_reward_functions_of_their_own_and_score_a_batch_once() ->
 
 def test_penalties_and_exploration_that_cannot_work_are_refused() -> None:
     with pytest.raises(DataError, match="does not disagree with itself"):
-        reward_functions(Ensemble([Lengths()]), Penalties(uncertainty=1.0))
+        reward_functions(Ensemble([Lengths()]), Penalties(uncertainty_penalty=1.0))
     with pytest.raises(DataError, match="expected 0 or more"):
-        Penalties(length=-1)
+        Penalties(length_penalty=-1)
     with pytest.raises(DataError, match="2 responses or more"):
         Exploring(n=1)
     with pytest.raises(DataError, match="no reward model is named"):
@@ -139,7 +139,7 @@ def test_a_reward_model_trains_a_policy_that_is_saved_as_a_plain_model(
         tmp_path / "aligned",
         method=method,
         exploring=SHORT,
-        penalties=Penalties(length=0.5, uncertainty=0.5),
+        penalties=Penalties(length_penalty=0.5, uncertainty_penalty=0.5),
     )
     assert (done.steps, done.n_pairs) == (3, 4)
     assert {f"rewards/{name}/mean" for name in ("reward", "length_penalty", "uncertainty_penalty")} <= done.log[

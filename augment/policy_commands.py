@@ -1,0 +1,179 @@
+"""What the commands about policies do: read files, call one public function, say in a few lines what happened."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+
+from augment.align import Exploring, align_dpo, align_with_rewards
+from augment.best_of_n import best_of_n as choose_best
+from augment.commands import Reading, check_out, write_manifest
+from augment.dpo import PolicyConfig, Trained
+from augment.eft import build_eft
+from augment.generate import generate, read_candidates
+from augment.generation_commands import read_prompts
+from augment.models import ModelOptions
+from augment.options import option
+from augment.policy_rewards import Ensemble, Penalties
+from augment.self_reward import CANDIDATES, GRADES, SelfReward, plan
+from augment.self_reward import self_reward as run_self_reward
+from labeling.errors import DataError
+from labeling.llm import Conversation, Engine, Sampling
+from labeling.pairs import prompt_id
+
+
+@dataclass(frozen=True)
+class SelfRewardOptions:
+    """How a policy rewards itself, as options."""
+
+    method: Literal["srlm", "cream"] = option(
+        "srlm: it grades its answers by a rubric. cream: its implicit rewards rank them, softened by consistency.",
+        "srlm",
+    )
+    iterations: int = option("Rounds of answering and training.", 2)
+    n: int | None = option("Answers to each prompt (default: 4 srlm, 5 cream).")
+    temperature: float | None = option("Of the answers (default: 0.7 srlm, 0.8 cream).")
+    top_p: float | None = option("Of the answers (default: 0.9 srlm, 0.95 cream).")
+    max_tokens: int = option("Most tokens of an answer.", 512)
+    grades: int = option("srlm: times each answer is graded; the score is the mean.", GRADES.n)
+    grade_tokens: int = option("srlm: most tokens of a graded answer.", GRADES.max_tokens)
+    base: str | None = option("cream: the model before fine-tuning, M_0 (default: the one the run starts from).")
+    rate: Literal["kendall", "spearman", "top-order"] = option("cream: which consistency rate.", "kendall")
+    per_prompt: bool = option("cream: soften each pair by the rate of its own prompt, not by the mean.", False)
+    over: Literal["sum", "mean"] = option("cream: implicit rewards are a sum over tokens, or their mean.", "sum")
+    new_prompts: int = option("Prompts to write in each iteration and answer in place of those given.", 0)
+
+    def settings(self, training: PolicyConfig) -> SelfReward:
+        """Return them checked."""
+        given: dict[str, Any] = {
+            "n": self.n,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_tokens,
+        }
+        candidates = replace(CANDIDATES[self.method], **{k: v for k, v in given.items() if v is not None})
+        return SelfReward(
+            method=self.method,
+            iterations=self.iterations,
+            candidates=candidates,
+            grades=replace(GRADES, n=self.grades, max_tokens=self.grade_tokens),
+            base=self.base,
+            rate=self.rate,
+            per_prompt=self.per_prompt,
+            over=self.over,
+            new_prompts=self.new_prompts,
+            seed=training.seed,
+            training=training,
+        )
+
+
+def self_reward(
+    prompts: str, out: Path, model: ModelOptions, options: SelfRewardOptions, training: PolicyConfig, *, dry_run: bool
+) -> str:
+    """Run self-rewarding; return a line for each iteration, or what would be done."""
+    model.check()
+    if not model.local:
+        raise DataError(f"--engine {model.engine} cannot load what is trained here; expected transformers or vllm")
+    how, asked = options.settings(training), read_prompts(prompts)
+    if dry_run:
+        return "\n".join(plan(asked, how, out))
+
+    def load(folder: Path) -> Engine:
+        return on_this_machine(replace(model, model=str(folder))).load()
+
+    ledger = run_self_reward(
+        asked, str(model.model), how, out, load=load, say=lambda line: print(line, file=sys.stderr)
+    )
+    lines = [
+        f"iteration {row['iteration']}: {row['n_pairs']} pairs of {row['n_prompts']} prompts, q {row['q']:.3f}, "
+        f"chosen {row['chosen_chars']:.0f} and rejected {row['rejected_chars']:.0f} characters"
+        for row in ledger
+    ]
+    return "\n".join([*lines, f"{out}/iteration-{how.iterations}/model: the policy; {out}/ledger.jsonl: the figures"])
+
+
+def align(
+    data: str,
+    out: Path,
+    model: str,
+    method: Literal["dpo", "grpo", "rloo"],
+    rms: Sequence[Path],
+    exploring: Exploring,
+    penalties: Penalties,
+    training: PolicyConfig,
+) -> str:
+    """Align a policy; return what happened in one line."""
+    if method == "dpo":
+        if rms or penalties != Penalties():
+            raise DataError("dpo learns from labels: --rm and penalties belong to grpo and rloo; leave them out")
+        return _trained(align_dpo(data, model, training, out), "pairs")
+    if not rms:
+        raise DataError(f"{method} needs a reward model; name one or more by --rm DIR, as `weakpref train` writes it")
+    prompts = alignment_prompts(data)
+    how = {"exploring": exploring, "penalties": penalties}
+    return _trained(align_with_rewards(prompts, model, rms, training, out, method=method, **how), "prompts")  # type: ignore[arg-type]
+
+
+def alignment_prompts(data: str) -> list[Conversation]:
+    """Return the distinct prompts of an augmented dataset, or of a file of prompts."""
+    from rm.data import training_files
+
+    path = Path(data)
+    files = training_files(path) if path.is_dir() else [path] if path.suffix == ".parquet" else []
+    if not files or "messages" not in pq.read_schema(files[0]).names:
+        return read_prompts(data)
+    found = [turns for file in files for turns in pq.read_table(file, columns=["messages"])["messages"].to_pylist()]
+    return list({prompt_id(turns): turns for turns in found}.values())
+
+
+def best_of_n(path: str, out: Path, rms: Sequence[Path], n: int, model: ModelOptions, sampling: Sampling) -> str:
+    """Write the best of n candidates for each prompt; return what happened, and what fewer would have given."""
+    check_out(out, path)
+    ensemble = Ensemble.load(rms)
+    candidates = Path(path)
+    if candidates.suffix != ".parquet" or "response" not in pq.read_schema(candidates).names:
+        engine = on_this_machine(model).load()
+        candidates = out.with_name(f"{out.stem}.candidates.parquet")
+        generate(read_prompts(path), engine, candidates, sampling, chunk=model.chunk)
+    made = choose_best(read_candidates(candidates), ensemble, n)
+    made.write(out)
+    inputs = {"candidates": candidates} | {f"rm_{i}": folder / "model.safetensors" for i, folder in enumerate(rms)}
+    curve = made.curve()
+    write_manifest(out, "best-of-n", inputs, sampling.seed, {"prompts": made.table.num_rows, "n": n, "curve": curve})
+    figures = "\n".join(
+        f"best of {point['k']}: reward {point['reward']:.3f}, KL at most {point['kl_at_most']:.2f}" for point in curve
+    )
+    return f"{figures}\n{out}: the best of {n} candidates for {made.table.num_rows:,} prompts"
+
+
+def eft(pairs: str, out: Path, reading: Reading, model: ModelOptions, sampling: Sampling, most: int | None) -> str:
+    """Write judge data made of pairs with gold; return what happened in one line."""
+    check_out(out, pairs)
+    model.check()
+    made = build_eft(reading(pairs), on_this_machine(model).load(), sampling, most_per_score=most, seed=sampling.seed)
+    made.write(out)
+    write_manifest(out, "eft", {"pairs": Path(pairs)}, sampling.seed, {**made.counts, "sampling": asdict(sampling)})
+    counts = made.counts
+    return (
+        f"{out}: {counts['kept']:,} of {counts['gradings']:,} gradings ({counts['agreeing']:,} agree with people, "
+        f"{counts['unparsed']:,} end in no score)"
+    )
+
+
+def on_this_machine(model: ModelOptions) -> ModelOptions:
+    """Return the options with the GPU named where there is one and none was: the engine's own default is the CPU."""
+    import torch
+
+    free = model.engine == "transformers" and model.device is None and torch.cuda.is_available()
+    return replace(model, device="cuda") if free else model
+
+
+def _trained(done: Trained, what: str) -> str:
+    last = ", ".join(f"{name} {done.last[name]:.3f}" for name in ("loss", "reward", "kl") if name in done.last)
+    left = f", {done.n_too_long} too long" if done.n_too_long else ""
+    return f"{done.folder}: {done.steps} steps on {done.n_pairs:,} {what}{left}; last step: {last}"
