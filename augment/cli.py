@@ -17,6 +17,7 @@ from rich.console import Console
 from augment import commands, evaluation_cli, merging, model_cli, policy_cli, scoring_cli
 from augment.arguments import Drop, Layout, Out, PairsFile, Seed, VotesFile
 from labeling.errors import BudgetError, WeakprefError, WeakprefWarning
+from rm import command
 
 app = typer.Typer(
     name="weakpref",
@@ -124,40 +125,7 @@ def export(
     _say(commands.export(pairs, posterior, out, reading, votes=votes, keep_ties=keep_ties, seed=seed))
 
 
-@app.command()
-def train(
-    data: Annotated[Path, typer.Argument(help="Augmented dataset: the folder `weakpref export` wrote, or a file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Directory to write; it must not exist yet.")],
-    model: Annotated[str, typer.Option(help=commands.config_help("model"))] = "minilm",
-    learning_rate: Annotated[float, typer.Option(help=commands.config_help("learning_rate"))] = 1e-5,
-    head_learning_rate: Annotated[float | None, typer.Option(help=commands.config_help("head_learning_rate"))] = None,
-    epochs: Annotated[float, typer.Option(help=commands.config_help("epochs"))] = 1.0,
-    max_steps: Annotated[int | None, typer.Option(help=commands.config_help("max_steps"))] = None,
-    batch_size: Annotated[int, typer.Option(help=commands.config_help("batch_size"))] = 16,
-    gradient_accumulation: Annotated[int, typer.Option(help=commands.config_help("gradient_accumulation"))] = 1,
-    max_length: Annotated[int, typer.Option(help=commands.config_help("max_length"))] = 512,
-    freeze_layers: Annotated[int, typer.Option(help=commands.config_help("freeze_layers"))] = 0,
-    save_steps: Annotated[int | None, typer.Option(help=commands.config_help("save_steps"))] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in OUT.")] = False,
-    seed: Annotated[int, typer.Option(help=commands.config_help("seed"))] = 0,
-) -> None:
-    """Train a reward model: augmented dataset -> a directory that TRL and transformers load."""
-    from rm import RewardConfig
-
-    config = RewardConfig(
-        model=model,
-        learning_rate=learning_rate,
-        head_learning_rate=head_learning_rate,
-        epochs=epochs,
-        max_steps=max_steps,
-        batch_size=batch_size,
-        gradient_accumulation=gradient_accumulation,
-        max_length=max_length,
-        freeze_layers=freeze_layers,
-        save_steps=save_steps,
-        seed=seed,
-    )
-    _say(commands.train(data, out, config, resume=resume))
+app.command()(command.as_command(lambda line: _say(line)))
 
 
 app.command()(scoring_cli.score)

@@ -6,7 +6,7 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,6 @@ from labeling.snorkel_model import SnorkelLabelModel
 from labeling.snorkel_voter import is_snorkel
 from labeling.sparse_low_rank import SparseLowRank
 from labeling.voters import Voter
-from rm.config import RewardConfig
 
 MODELS: dict[str, Callable[[], Merger]] = {
     "label": LabelModel,
@@ -137,12 +136,6 @@ def parse_gold(text: str) -> int | float:
     raise DataError(f"gold is {text!r}, expected a number of pairs (150) or a share below 1 (0.1)")
 
 
-def config_help(name: str) -> str:
-    """Return what a field of RewardConfig says of itself."""
-    text = str(next(field for field in fields(RewardConfig) if field.name == name).metadata["help"])
-    return text.replace("[", "\\[")  # or the help takes [minilm] for markup
-
-
 def label(path: str, out: Path, reading: Reading, voting: Voting) -> str:
     """Write the votes on a file of pairs, with gold and groups; return what happened in one line."""
     check_out(out, path)
@@ -179,14 +172,6 @@ def export(
     write_export(out, pairs, p_a, matrix, options=options)
     n_gold = int((~np.isnan(pairs.gold)).sum())
     return f"{out}: {len(pairs)} pairs, {n_gold} gold and {len(pairs) - n_gold} weak"
-
-
-def train(data: Path, out: Path, config: RewardConfig, *, resume: bool) -> str:
-    """Train a reward model on an augmented dataset; return what happened in one line."""
-    import rm
-
-    rm.train(data, config, out=out, resume=resume)
-    return f"{out}: reward model trained from {config.model} on {data}"
 
 
 def check_out(out: Path, source: str | Path) -> None:

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import rm
+from labeling.errors import DataError, WeakprefError
+from rm.command import arguments, main
+from rm.config import RewardConfig
+from rm.launch import PRESETS, launch, preset
+
+CHANGED = {
+    "learning_rate": 3e-4, "head_learning_rate": 1e-3, "max_steps": 7, "objective": "ipo", "objective_parameter": 0.5,
+    "lora_r": 8, "lora_targets": "q_proj,v_proj", "keep_adapter": True, "bf16": False, "save_steps": 10, "seed": 3,
+}  # fmt: skip
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, RewardConfig, dict[str, Any]]]:
+    """What `rm.train` was called with, in place of training."""
+    calls: list[tuple[Any, RewardConfig, dict[str, Any]]] = []
+    monkeypatch.setattr(rm, "train", lambda data, config, **how: calls.append((data, config, how)))
+    return calls
+
+
+def test_the_help_shows_every_field_in_its_own_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main(["--help"]) == 0
+    shown = "".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(RewardConfig):
+        assert f"--{field.name.replace('_', '-')}" in shown
+        assert "".join(field.metadata["help"].split()) in shown
+
+
+def test_a_config_written_as_a_command_line_is_read_back(trained: list[Any]) -> None:
+    config = RewardConfig("base", **CHANGED)
+    assert main(arguments([Path("a"), Path("b")], Path("rm0"), True, config)) == 0
+    assert trained == [([Path("a"), Path("b")], config, {"out": Path("rm0"), "resume": True})]
+
+
+def test_without_options_the_defaults_are_trained_with(trained: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["augmented", "-o", "rm0"]) == 0
+    assert trained == [(Path("augmented"), RewardConfig("minilm"), {"out": Path("rm0"), "resume": False})]
+    assert capsys.readouterr().out == "rm0: reward model trained from minilm on augmented\n"
+
+
+def test_only_the_first_of_several_processes_speaks(
+    trained: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(["augmented", "-o", "rm0"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["augmented", "-o", "rm0", "--learning-rate", "0"], "learning_rate is 0.0, expected a number above 0"),
+        (["augmented", "-o", "rm0", "--preset", "zero3"], "preset is 'zero3', expected one of single, ddp, fsdp2"),
+        (["augmented", "-o", "rm0", "--learning-rat", "0"], "No such option: --learning-rat"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("rm.train: error: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_settings_accelerate_reads(name: str) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    settings = load_config_from_file(str(preset(name)))
+    processes, kind = {"single": (1, "NO"), "ddp": (8, "MULTI_GPU"), "fsdp2": (8, "FSDP")}[name]
+    assert (settings.num_processes, str(settings.distributed_type).split(".")[-1]) == (processes, kind)
+    assert yaml.safe_load(preset(name).read_text())["use_cpu"] is False
+    if name == "fsdp2":
+        assert settings.fsdp_config["fsdp_version"] == 2
+
+
+def test_a_launch_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rm.launch.command", lambda *_: [sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(WeakprefError, match="ended with exit code 3"):
+        launch("ddp", [], [])
+    with pytest.raises(DataError, match="preset is 'none'"):
+        preset("none")
+
+
+@pytest.mark.slow
+def test_the_function_stays_callable_by_its_name_when_the_module_is_imported() -> None:
+    """`-m rm.train` needs a module where the package has a function; importing the one must not cost the other."""
+    code = (
+        "import importlib, rm; function = rm.train; module = importlib.import_module('rm.train')\n"
+        "from rm import train\n"
+        "for each in (function, module, rm.train, train):\n"
+        "    try: each('gone.parquet', rm.RewardConfig('minilm'), out='rm0')\n"
+        "    except rm.trainer.DataError as error: print(error)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.count("gone.parquet: expected a Parquet file or a folder") == 4
+
+
+@pytest.mark.slow
+def test_python_m_rm_train_is_the_command(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "rm.train", "gone.parquet", "--out", str(tmp_path / "rm0")]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("rm.train: error: gone.parquet: expected a Parquet file or a folder")
+    assert "RuntimeWarning" not in ran.stderr
