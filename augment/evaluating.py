@@ -75,6 +75,20 @@ def compare(first: Path, second: Path, path: str, out: Path, reading: Reading, *
     )
 
 
+def benchmark(model: Path, path: str, out: Path, name: str, *, seed: int) -> str:
+    """Write a reward model's scores on a benchmark's file, as JSON; return them as tables."""
+    from rm.benchmarks import run_benchmark
+
+    if out.suffix != ".json":
+        raise DataError(f"{out}: a benchmark's scores are one JSON file; expected a name that ends in .json")
+    check_out(out, path)
+    result = run_benchmark(model, path, name, seed=seed)
+    write_json(out, asdict(result))
+    inputs = {"pairs": Path(path), "model": weights(model)}
+    write_manifest(out, "evaluate", inputs, seed, {"benchmark": result.benchmark, "items": result.average.n})
+    return f"{result}\n\n{out}: {result.benchmark} {result.average.score:.3f} on {result.average.n:,} items"
+
+
 def calibrate(model: Path, path: str, reading: Reading, *, seed: int) -> str:
     """Fit and keep the temperature of a reward model; return what happened in one line."""
     import rm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,18 @@ import typer
 from augment import evaluating
 from augment.arguments import Drop, Layout, Out, PairsFile, Seed
 from augment.commands import Reading
+from labeling.errors import DataError
 
 Model = Annotated[Path, typer.Argument(help="Reward model directory.")]
+
+
+class Benchmark(enum.StrEnum):
+    """Benchmarks of reward models."""
+
+    AUTO = "auto"
+    REWARDBENCH = "rewardbench"
+    REWARDBENCH_2 = "rewardbench2"
+    RM_BENCH = "rm-bench"
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +41,10 @@ def evaluate(
     posterior: Annotated[
         Path | None, typer.Option(help="posterior.parquet of `weakpref fit` on PAIRS, to be measured beside.")
     ] = None,
+    benchmark: Annotated[
+        Benchmark | None,
+        typer.Option(help="PAIRS is a benchmark's file, scored by its own rules."),
+    ] = None,
     by: Annotated[str, typer.Option(help="Columns of PAIRS to measure by, with commas between.")] = "",
     seed: Seed = 0,
     layout: Layout = None,
@@ -37,8 +52,13 @@ def evaluate(
 ) -> None:
     """Evaluate a reward model on labelled PAIRS with prompts it never saw -> a folder, or report.json alone."""
     reading = Reading(layout, drop_bad_rows)
+    if against is not None and benchmark is not None:
+        raise DataError("--against and --benchmark were both given, expected one: run the two after each other")
     if against is not None:
         print(evaluating.compare(model, against, pairs, out, reading, seed=seed))
+        return
+    if benchmark is not None:
+        print(evaluating.benchmark(model, pairs, out, benchmark.value, seed=seed))
         return
     columns = [name.strip() for name in by.split(",") if name.strip()]
     print(evaluating.evaluate(model, pairs, out, reading, evaluating.Beside(posterior, columns), seed=seed))

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rm.benchmarks import Benchmark, run_benchmark
     from rm.calibration import TemperatureFit, calibrate, posterior
     from rm.comparison import Comparison, compare
     from rm.config import RewardConfig
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rm.voter import RewardVoter
 
 __all__ = [
+    "Benchmark",
     "Comparison",
     "Ensemble",
     "Evaluation",
@@ -31,11 +33,13 @@ __all__ = [
     "compare",
     "evaluate",
     "posterior",
+    "run_benchmark",
     "score",
     "train",
 ]
 
 _HOMES = {
+    "Benchmark": "rm.benchmarks",
     "Comparison": "rm.comparison",
     "Ensemble": "rm.ensemble",
     "Evaluation": "rm.evaluation",
@@ -48,6 +52,7 @@ _HOMES = {
     "compare": "rm.comparison",
     "evaluate": "rm.evaluation",
     "posterior": "rm.calibration",
+    "run_benchmark": "rm.benchmarks",
     "score": "rm.model",
     "train": "rm.trainer",
 }
