@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
+from labeling.figures import Figures, measure
 from labeling.files import replacing, versions, write_json
-from labeling.metrics import accuracy, accuracy_interval, brier, ece, interval, log_loss, reliability
+from labeling.metrics import accuracy, ece, interval, log_loss, reliability
 from labeling.pairs import Pairs
 from labeling.votes import VoteMatrix
 
@@ -22,20 +23,10 @@ FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Figures):
     """How well one way of judging tells which response is preferred, on the held-out pairs."""
 
     name: str
-    accuracy: float
-    """Share of decided pairs judged right, in [0, 1]; no opinion counts half."""
-    accuracy_low: float
-    """Lower end of the 95 % interval over groups; NaN with one group."""
-    accuracy_high: float
-    log_loss: float
-    """Nats; 0.693 is knowing nothing."""
-    ece: float
-    """Expected calibration error, in [0, 1]."""
-    brier: float
     p_a: FloatArray = field(repr=False)
     """P(A preferred) of each held-out pair, shape (n,)."""
 
@@ -67,9 +58,7 @@ class Gain:
 
 def measured(name: str, p_a: FloatArray, test: Pairs) -> Row:
     """Measure probabilities (n,) against the gold of the held-out pairs."""
-    low, high = accuracy_interval(p_a, test.gold, test.groups)
-    gold = test.gold
-    return Row(name, accuracy(p_a, gold), low, high, log_loss(p_a, gold), ece(p_a, gold), brier(p_a, gold), p_a)
+    return Row(**vars(measure(p_a, test.gold, test.groups)), name=name, p_a=p_a)
 
 
 def longer_row(hidden: Pairs, test: Pairs) -> Row:
