@@ -2,7 +2,8 @@
 
 python benchmarks/judge.py --model FOLDER [--pairs 500] [--layers 1] [--repeats 3]     (where vLLM is installed)
 
-Three ways, in turn, each from an empty prefix cache: `judge` (templates, token counts, a new cache of answers, both
+The shortest pairs of the quickstart data, on which what is not the model weighs most. Three ways, each from an empty
+prefix cache, the first two in turn and the third once: `judge` (templates, token counts, a new cache of answers, both
 orders, votes), `bare` (the judge's prompts, ready as token ids, in the order the engine sends them) and `unordered`
 (the same prompts, two of a pair side by side, as they come). Every way asks one token and the log-probabilities of A
 and B. Seconds are of this process on the CPU, in which vLLM runs too, and of the clock. The model is cut to its first
@@ -22,6 +23,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from labeling import Pairs, read_pairs
 from labeling.chat_tokens import choice_tokens, prompt_tokens
 from labeling.files import write_json
@@ -29,11 +32,11 @@ from labeling.llm_cache import CachedEngine
 from labeling.pairwise_judge import PairwiseJudge, texts_of
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT.parent / "shared" / "data" / "pandalm.parquet"
+DATA = ROOT / "data" / "quickstart" / "pairs.parquet"
 OUT = ROOT / "data" / "bench" / "judge.json"
 SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "2",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
     "OMP_WAIT_POLICY": "passive",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -55,6 +58,11 @@ def loaded(model: Path, layers: int, folder: Path) -> Any:
     network.save_pretrained(folder)
     AutoTokenizer.from_pretrained(model).save_pretrained(folder)
     return VLLMEngine.load(folder, dtype="float32", max_model_len=2304, enforce_eager=True)
+
+
+def shortest(pairs: Pairs, n: int) -> Pairs:
+    lengths = [sum(map(len, texts)) for texts in texts_of(pairs.voter_table())]
+    return pairs.take(np.argsort(lengths, kind="stable")[:n])
 
 
 def timed(work: Callable[[], Any]) -> dict[str, float]:
@@ -95,19 +103,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
     with tempfile.TemporaryDirectory() as name:
         engine = loaded(args.model, args.layers, Path(name) / "model")
-        pairs = read_pairs(DATA)
-        pairs = pairs.take(range(min(args.pairs, len(pairs))))
+        pairs = shortest(read_pairs(DATA), args.pairs)
         asked = ways(engine, pairs, Path(name))
         runs: dict[str, list[dict[str, float]]] = {way: [] for way in asked}
-        asked["bare"]()  # what is compiled or allocated once is not timed
-        for _ in range(args.repeats):
-            for way, work in asked.items():
-                engine.llm.reset_prefix_cache()
-                runs[way].append(timed(work))
-                print(way, runs[way][-1], flush=True)
-        n = int(sum(engine.count_tokens([p for row in texts_of(pairs.voter_table())
-                                         for p in PairwiseJudge(engine)._prompts(row)])))  # fmt: skip
-    found[f"{args.layers} layers, {len(pairs)} pairs"] = summary(runs, len(pairs), n)
+        ways(engine, pairs.take(range(10)), Path(name))["bare"]()  # what is compiled or allocated once is not timed
+        for way in ("judge", "bare") * args.repeats + ("unordered",):
+            engine.llm.reset_prefix_cache()
+            runs[way].append(timed(asked[way]))
+            print(way, runs[way][-1], flush=True)
+        judge = PairwiseJudge(engine)
+        prompts = [prompt for texts in texts_of(pairs.voter_table()) for prompt in judge._prompts(texts)]
+        n = sum(engine.count_tokens(prompts))
+    found[f"first {args.layers} of 30 layers, {len(pairs)} pairs"] = summary(runs, len(pairs), n)
     write_json(OUT, found)
     print(json.dumps(summary(runs, len(pairs), n), indent=1))
 

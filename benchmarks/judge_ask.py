@@ -116,14 +116,13 @@ def rows(name: str, judge: str, pairs: Pairs, verdicts: Verdicts) -> list[dict[s
 
 
 def work(n: int) -> list[tuple[int, str, str]]:
-    """Return (first pair, judge, set) in the order asked: 200 pairs of everything first."""
+    """Return (first pair, judge, set) in the order asked: 200 pairs pairwise and 100 of the other two first."""
     starts = list(range(0, n, SLICE))
-    return [
-        (start, judge, name)
-        for half in (starts[:2], starts[2:])
-        for judges in (("pairwise", "rubric"), ("plain",))
-        for start, judge, name in itertools.product(half, judges, SETS)
-    ]
+    blocks = [(("pairwise",), starts[:2]), (("rubric", "plain"), starts[:1]), (("plain",), starts[1:2])]
+    blocks += [(("pairwise",), starts[2:]), (("rubric", "plain"), starts[1:])]
+    asked = [(start, judge, name) for judges, some in blocks for start, judge in itertools.product(some, judges)
+             for name in SETS]  # fmt: skip
+    return list(dict.fromkeys(asked))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,7 +3,7 @@
 python benchmarks/judge_evidence.py [--seeds 5]      after benchmarks/judge_ask.py, whose verdicts it reads
 
 Alone: how often the margin has gold's sign, how verdicts lean to a position, how many flip. In the label model: a seed
-splits the pairs by group into halves; of the first, 50, 100 or 200 pairs keep their gold (fewer where it has fewer),
+splits the pairs by group into halves; of the first, 50, 100 or 200 pairs keep their gold (where a half has that many),
 the model is fitted on the votes on all pairs, and is measured on the second half. `llmbar` does the same with good
 judges: real verdicts of GPT-4 and three others (judge_votes.parquet).
 Differences are per pair, of its mean log-loss over the seeds that held it out; the 95 % interval draws groups.
@@ -68,7 +68,9 @@ def alone(said: Mapping[str, FloatArray], pairs: Pairs) -> dict[str, Any]:
     figures = {
         "n_pairs": int((~np.isnan(margin)).sum()),
         "margin_right": mean_interval(right, pairs.groups),
-        "always_longer_right": mean_interval(0.5 + 0.5 * np.sign(longer) * sign, pairs.groups),
+        "always_longer_right": mean_interval(
+            np.where(np.isnan(margin), np.nan, 0.5 + 0.5 * np.sign(longer) * sign), pairs.groups
+        ),
         "margin_is_longer": mean_interval(0.5 + 0.5 * np.sign(longer * margin), pairs.groups),
         "margin_sd": float(np.nanstd(margin)),
     }
@@ -118,12 +120,12 @@ def held_out(votes: VoteMatrix, pairs: Pairs, amount: int, seed: int) -> tuple[F
 def measured(variants: Mapping[str, VoteMatrix], pairs: Pairs, judges: Sequence[str], seeds: int) -> dict[str, Any]:
     """Return figures by amount of gold and variant; `minus` compares each variant with the first, pair by pair."""
     found: dict[str, Any] = {}
-    for amount in GOLD:
+    for amount in (amount for amount in GOLD if amount <= len(pairs) / 2):
         cell: dict[str, Any] = {}
         losses: dict[str, FloatArray] = {}
         for name, votes in variants.items():
             runs = [held_out(votes, pairs, amount, seed) for seed in range(seeds)]
-            cell[name], losses[name] = scores(runs, pairs, [j for j in judges if j in votes.names])
+            cell[name], losses[name] = scores(runs, votes, pairs, [j for j in judges if j in votes.names])
         base = next(iter(variants))
         for name in variants:
             if name != base:
@@ -135,7 +137,20 @@ def measured(variants: Mapping[str, VoteMatrix], pairs: Pairs, judges: Sequence[
     return found
 
 
-def scores(runs: Sequence[tuple[FloatArray, Any, int]], pairs: Pairs, judges: Sequence[str]) -> tuple[Any, FloatArray]:
+def moved(model: LabelModel, votes: VoteMatrix) -> dict[str, float]:
+    """Return by how much each voter moves the log-odds of a pair, in the mean of their sizes: without it, with it."""
+    whole, found = model.log_odds(votes), {}
+    for j, name in enumerate(votes.names):
+        silent, none = votes.votes.copy(), np.array(votes.margins, dtype=np.float32)
+        silent[:, j], none[:, j] = -1, np.nan
+        without = VoteMatrix(silent, none, votes.names, votes.pair_ids, votes.groups)
+        found[name] = round(float(np.abs(whole - model.log_odds(without)).mean()), 4)
+    return found
+
+
+def scores(
+    runs: Sequence[tuple[FloatArray, Any, int]], votes: VoteMatrix, pairs: Pairs, judges: Sequence[str]
+) -> tuple[Any, FloatArray]:
     """Return the mean figures over seeds, what the model made of the judge, and each pair's mean log-loss."""
     each = np.stack([p_a for p_a, _, _ in runs])
     kept = [~np.isnan(p_a) for p_a in each]
@@ -146,10 +161,10 @@ def scores(runs: Sequence[tuple[FloatArray, Any, int]], pairs: Pairs, judges: Se
         for metric in (accuracy, log_loss, ece)
     }
     figures["n_gold"] = float(np.mean([n for _, _, n in runs]))
-    weights = [dict(zip(model.names_, np.round(model.weights_, 4).tolist(), strict=True)) for _, model, _ in runs]
-    figures["judge_weights"] = {judge: [run[judge] for run in weights] for judge in judges}
-    figures["largest_weight_of_a_heuristic"] = [
-        max(abs(weight) for name, weight in run.items() if name not in judges) for run in weights
+    moves = [moved(model, votes) for _, model, _ in runs]
+    figures["judge_moves"] = {judge: [run[judge] for run in moves] for judge in judges}
+    figures["most_moved_by_a_heuristic"] = [
+        max(move for name, move in run.items() if name not in judges) for run in moves
     ]
     known = ~np.isnan(loss).all(axis=0)
     means = np.full(len(pairs), np.nan)
@@ -166,8 +181,6 @@ def smollm2(name: str, seeds: int) -> dict[str, Any]:
     base = apply(heuristics(), pairs)
     extra = {"LFs": {}, ABSTAIN: {"judge": ballot(said["pairwise"], "abstain")}}
     extra[KEEP] = {"judge": ballot(said["pairwise"], "keep")}
-    if "rubric" in said:
-        extra["LFs + rubric"] = {"judge": ballot(said["rubric"], "keep")}
     variants = {label: joined(base, voters) for label, voters in extra.items()}
     return {
         "n_pairs": len(pairs),

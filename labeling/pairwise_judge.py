@@ -50,8 +50,8 @@ class PairwiseJudge:
     template: str | Path | None = None
     """Jinja file in place of templates/pairwise.jinja; it sees stage, criterion, question, response_a, response_b."""
     on_flip: Literal["abstain", "keep"] = "abstain"
-    """Where the better response changes with the order the vote abstains; "keep" keeps its margin, "abstain" none: a
-    weak model's are wrong as often as right, or more (SmolLM2-135M: right in .38 and .44 of 120 pairs of two sets)."""
+    """Where the better response changes with the order the vote abstains; "keep" keeps its margin, "abstain" none. In
+    a label model the two were a tie (SmolLM2-135M, docs/judges.md); "abstain" says nothing where nothing is known."""
     reasoning: Sampling | None = None
     """How the model reasons before its verdicts, whose log-odds are averaged; None = it answers at once."""
     max_prompt_tokens: int = 2048

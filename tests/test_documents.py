@@ -72,6 +72,42 @@ def test_the_tables_on_label_models_are_the_committed_figures(monkeypatch):
         assert table == expected, f"table {name}: run python benchmarks/label_tables.py docs/label_models.md"
 
 
+def shown_and_said(name):
+    """Pairs of a document's Python block and the output it shows below, both as they stand."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    pattern = r"^```python\n(.*?)^```\n\n<!-- output -->\n```text\n(.*?)^```"
+    return re.findall(pattern, text, flags=re.MULTILINE | re.DOTALL)
+
+
+def parted(text):
+    """The words of a text with its numbers left out, and the numbers."""
+    number = r"[-+]?\d[\d,]*(?:\.\d+)?"
+    return re.sub(number, "#", text), [float(found.replace(",", "")) for found in re.findall(number, text)]
+
+
+@pytest.mark.slow
+def test_the_python_on_judges_runs_and_says_what_is_shown(tmp_path, monkeypatch, capsys, smollm2_folder):
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    monkeypatch.chdir(tmp_path)
+    said = {"__name__": "document"}
+    shown = shown_and_said("docs/judges.md")
+    assert len(shown) == len(blocks((ROOT / "docs" / "judges.md").read_text(encoding="utf-8"), "python")) == 2
+    for source, output in shown:
+        exec(compile(source, "docs/judges.md", "exec"), said)
+        (words, numbers), (expected, values) = parted(capsys.readouterr().out), parted(output)
+        assert words == expected
+        assert numbers == pytest.approx(values, abs=0.11)  # log-odds with one decimal, on another processor
+
+
+def test_the_tables_on_judges_are_the_committed_figures(monkeypatch):
+    text = (ROOT / "docs" / "judges.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"<!-- table:([\w-]+) -->\n(.*?)\n?<!-- /table -->", text, flags=re.DOTALL))
+    made = benchmark("judge_tables", monkeypatch).tables()
+    assert shown.keys() == {"alone", "label-model", "weights", "attacks", "throughput"}
+    for name, table in shown.items():
+        assert table == made[name], f"table {name}: run python benchmarks/judge_tables.py docs/judges.md"
+
+
 def test_the_numbers_fixed_by_hand_are_those_of_the_code():
     text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w.]+)\.([A-Z_]+)` \| (.+?) \|", text, flags=re.MULTILINE)
@@ -80,19 +116,22 @@ def test_the_numbers_fixed_by_hand_are_those_of_the_code():
         assert getattr(importlib.import_module(module), name) == ast.literal_eval(value), f"{module}.{name}"
 
 
-@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "docs/label_models.md", "docs/methods.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CHANGELOG.md", "docs/judges.md", "docs/label_models.md", "docs/methods.md"]
+)
 def test_links_between_documents_lead_somewhere(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert ((ROOT / document).parent / target).is_file(), f"{document} links to {target}"
 
 
-def test_the_shell_lines_on_label_models_name_commands_and_options_there_are(monkeypatch, capsys):
+@pytest.mark.parametrize(("document", "n"), [("docs/label_models.md", 3), ("docs/judges.md", 4)])
+def test_the_shell_lines_of_documents_name_commands_and_options_there_are(document, n, monkeypatch, capsys):
     from augment.cli import main
 
-    text = (ROOT / "docs" / "label_models.md").read_text(encoding="utf-8")
+    text = (ROOT / document).read_text(encoding="utf-8")
     lines = [line for block in blocks(text, "sh") for line in block.splitlines() if line.startswith("weakpref ")]
-    assert len(lines) == 3
+    assert len(lines) == n
     monkeypatch.setenv("COLUMNS", "200")
     for line in lines:
         command, *options = line.split("#")[0].split()[1:]
