@@ -94,8 +94,8 @@ class BudgetedEngine:
     """An engine that counts what another one is asked, and raises BudgetError before a limit would be exceeded.
 
     A call is let through if it keeps to the limits should every answer be as long as it may be. Tokens are those of
-    the engine's `count_tokens`: exact for local models, an estimate for a server. Tries of one request that failed
-    count for nothing.
+    the engine's `count_tokens`: exact for local models, an estimate for a server. An answer is a request: tries of it
+    that failed, and what a server without log-probabilities is asked besides (`OpenAIEngine.verdicts`), are not seen.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from labeling.errors import DataError
 from labeling.llm import Sampling
+from labeling.vllm_engine import engine_name, planned_dtype
 
 TEXTS = ("Is fire hot? Answer yes or no.", "Name a colour.", "Which is better, A or B? " * 20, "数 🙂 <|im_end|>")
 PROMPTS = [[{"role": "user", "content": text}] for text in TEXTS]
@@ -64,6 +66,13 @@ def test_an_adapter_changes_the_answers_and_the_name(tilted: Any, plain: Any) ->
     assert np.abs(tilted.choose(PROMPTS, ["A", "B"]) - plain.choose(PROMPTS, ["A", "B"])).max() > 0.05
     assert " + tilted@" in tilted.model
     assert tilted.model.endswith("(float32)")
+
+
+def test_a_plan_names_the_engine_as_it_is_without_reading_its_weights(
+    tilted: Any, smollm2_folder: Path, adapter: Path
+) -> None:
+    dtype = planned_dtype(smollm2_folder, "float32")
+    assert engine_name(smollm2_folder, dtype, adapter=adapter) == tilted.model
 
 
 def test_a_prompt_too_long_is_named(plain: Any) -> None:
