@@ -88,10 +88,10 @@ def align_with_rewards(
             f"cannot be split into {exploring.n} a prompt; expected a multiple of {exploring.n}"
         )
     penalties = penalties or Penalties()
-    policy, ensemble = load_policy(model), Ensemble.load(rms)
+    policy = load_policy(model, device="cpu")  # the Trainer knows which GPU is this process's
     kept, n_too_long = _fitting(policy.tokenizer, prompts, config.max_length - exploring.max_tokens)
     with tempfile.TemporaryDirectory() as scratch, quiet_trl(), seeded(config.seed):
-        trainer = _trainer(method, policy, kept, ensemble, config, exploring, penalties, scratch)
+        trainer = _trainer(method, policy, kept, rms, config, exploring, penalties, scratch)
         run(trainer)
 
     def note(done: Trained, part: Path) -> None:
@@ -106,7 +106,7 @@ def _trainer(
     method: str,
     policy: Any,
     prompts: Sequence[Conversation],
-    ensemble: Ensemble,
+    rms: Sequence[str | Path],
     config: PolicyConfig,
     exploring: Exploring,
     penalties: Penalties,
@@ -116,16 +116,17 @@ def _trainer(
     from datasets import Dataset
 
     kind, settings = {"grpo": (trl.GRPOTrainer, trl.GRPOConfig), "rloo": (trl.RLOOTrainer, trl.RLOOConfig)}[method]
+    told = settings(
+        **arguments(config, scratch),
+        beta=config.beta,
+        num_generations=exploring.n,
+        temperature=exploring.temperature,
+        max_completion_length=exploring.max_tokens,
+    )  # from here on "cuda" is this process's GPU: reward models come after
     return kind(
         policy.network.train(),
-        reward_funcs=reward_functions(ensemble, penalties),
-        args=settings(
-            **arguments(config, scratch),
-            beta=config.beta,
-            num_generations=exploring.n,
-            temperature=exploring.temperature,
-            max_completion_length=exploring.max_tokens,
-        ),
+        reward_funcs=reward_functions(Ensemble.load(rms), penalties),
+        args=told,
         train_dataset=Dataset.from_list([{"prompt": [dict(turn) for turn in prompt]} for prompt in prompts]),
         processing_class=with_template(policy.tokenizer),
         peft_config=lora(config),

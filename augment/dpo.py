@@ -131,9 +131,9 @@ def train_dpo(
     need_rlhf()
     from trl import DPOConfig
 
-    policy = load_policy(start)
+    policy = load_policy(start, device="cpu")  # the Trainer knows which GPU is this process's
     dataset, n_too_long = token_pairs(policy.tokenizer, pairs, config.max_length)
-    reference = None if config.lora_rank else load_policy(start).network
+    reference = None if config.lora_rank else load_policy(start, device="cpu").network
     with tempfile.TemporaryDirectory() as scratch, quiet_trl(), seeded(config.seed):
         trainer = soft_dpo_trainer()(
             policy.network.train(),

@@ -1,6 +1,6 @@
 """Does aligning with a reward model move a policy, and is what moved better to a reward model that had no say in it?
 
-python benchmarks/align.py [--work build/align] [--seed 0]
+python benchmarks/align.py [--work build/align] [--seed 0] [--table]
 
 pandalm prompts (up to 80 tokens), split by group into four: labels for reward model A, labels for reward model B,
 prompts to align on, prompts to measure on. SmolLM2-135M is aligned with A: best-of-n, DPO (its own answers, all pairs,
@@ -36,20 +36,21 @@ from labeling import read_pairs
 from labeling.files import write_json
 from labeling.llm import Conversation, Sampling
 from labeling.pairs import Pairs
+from labeling.smollm2 import packaged_tokenizer
 from rm import RewardConfig, RewardModel, evaluate, train
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data" / "pandalm.parquet"
 OUT = ROOT / "data" / "bench" / "align.json"
 
-REWARD = RewardConfig(model="minilm", learning_rate=5e-5, head_learning_rate=1e-3, max_steps=20, max_length=256)
+REWARD = RewardConfig(model="minilm", learning_rate=5e-5, head_learning_rate=1e-3, max_steps=16, max_length=256)
 POLICY = PolicyConfig(
     learning_rate=2e-4, batch_size=4, gradient_accumulation=1, lora_rank=16, max_length=256, bf16=True
 )
 ANSWERS = Sampling(temperature=1.0, max_tokens=32)
-DPO_STEPS, GRPO_STEPS = (8, 24), (12,)
+DPO_STEPS, GRPO_STEPS = (16,), (10,)
 N_POOL, N_OPPONENTS, N_ALIGNED = 8, 4, 4
-N_ALIGN, N_MEASURE = 16, 24
+N_ALIGN, N_MEASURE = 16, 20
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -69,7 +70,7 @@ def split(seed: int) -> Split:
     pairs = read_pairs(DATA)
     groups = np.random.default_rng(seed).permutation(np.unique(pairs.groups))
     parts = [pairs.take(np.isin(pairs.groups, some)) for some in np.split(groups, (50, 100, 132))]
-    tokenizer = load_policy("smollm2").tokenizer
+    tokenizer = packaged_tokenizer()
     prompts = [_short(tokenizer, part) for part in parts[2:]]
     return Split(parts[0], parts[1], prompts[0][:N_ALIGN], prompts[1][:N_MEASURE], parts[3])
 
@@ -215,13 +216,35 @@ def _accuracy(rm: Path, pairs: Pairs) -> dict[str, float]:
     return {"mean": found.accuracy, "low": found.accuracy_low, "high": found.accuracy_high, "n": found.n}
 
 
+def table(result: dict[str, Any]) -> str:
+    """Return the table of docs/align.md."""
+    head = "| policy | KL, nats | wins over the start, by A | by B (held out) | gain in A's reward | in B's | tokens |"
+    lines = [head, "|---|---|---|---|---|---|---|"]
+    for row in result["rows"]:
+        kl = f"at most {row['kl_at_most']:.2f}" if "kl_at_most" in row else _cell(row["kl"], 2)
+        wins = [_cell(row[f"win_rate_{rm}"], 3) for rm in ("a", "b")]
+        gains = [_cell(row[f"gain_{rm}"], 3) for rm in ("a", "b")]
+        lines.append(f"| {row['policy']} | {kl} | {' | '.join([*wins, *gains])} | {_cell(row['tokens'], 1)} |")
+    return "\n".join(lines)
+
+
+def _cell(value: dict[str, float] | float, digits: int) -> str:
+    if not isinstance(value, dict):
+        return f"{value:.{digits}f}"
+    return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "align")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--table", action="store_true", help="print the table of docs/align.md")
     options = parser.parse_args()
+    if options.table:
+        print(table(json.loads(OUT.read_text(encoding="utf-8"))))
+        return
     write_json(OUT, run(options.work / str(options.seed), options.seed))
-    print(json.dumps(json.loads(OUT.read_text()), indent=1))
+    print(table(json.loads(OUT.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

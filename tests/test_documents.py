@@ -117,7 +117,8 @@ def test_the_numbers_fixed_by_hand_are_those_of_the_code():
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CHANGELOG.md", "docs/judges.md", "docs/label_models.md", "docs/methods.md"]
+    "document",
+    ["README.md", "CHANGELOG.md", "docs/align.md", "docs/judges.md", "docs/label_models.md", "docs/methods.md"],
 )
 def test_links_between_documents_lead_somewhere(document):
     text = (ROOT / document).read_text(encoding="utf-8")
@@ -136,6 +137,24 @@ def test_the_shell_lines_of_documents_name_commands_and_options_there_are(docume
     for line in lines:
         command, *options = line.split("#")[0].split()[1:]
         main([command, "--help"])
+        helped = capsys.readouterr().out.split()
+        assert all(option in helped for option in options if option.startswith("-")), line
+
+
+def test_the_shell_lines_on_policies_name_commands_and_options_there_are(monkeypatch, capsys):
+    from augment.cli import main
+
+    text = (
+        (ROOT / "docs" / "align.md")
+        .read_text(encoding="utf-8")
+        .replace("\\\n", " ")
+        .replace('"$(which weakpref)"', "weakpref")
+    )
+    lines = [line for block in blocks(text, "sh") for line in block.splitlines()]
+    monkeypatch.setenv("COLUMNS", "200")
+    for line in lines:
+        command, *options = line.partition("weakpref ")[2].split("#")[0].split()
+        assert main([command, "--help"]) == 0
         helped = capsys.readouterr().out.split()
         assert all(option in helped for option in options if option.startswith("-")), line
 
