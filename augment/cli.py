@@ -129,6 +129,7 @@ app.command()(command.as_command(lambda line: _say(line)))
 
 
 app.command()(scoring_cli.score)
+app.command()(scoring_cli.verify)
 
 
 @app.command()

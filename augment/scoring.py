@@ -1,4 +1,4 @@
-"""What `weakpref score` does: a reward model and a file of pairs, or of candidates -> a file with rewards."""
+"""What `weakpref score` and `weakpref verify` do: a file's pairs or candidates rewarded; one model, all consumers."""
 
 from __future__ import annotations
 
@@ -39,6 +39,21 @@ def score(model: str, path: str, out: Path, reading: Reading, how: Scoring) -> s
     record |= {"scoring": dict(how.record()), "sha256": sha256(out)}
     write_json(out.with_name(f"{out.name}.manifest.json"), record)
     return f"{out}: rewards of {counts[what]:,} {what}, {scored.n_distinct:,} different conversations"
+
+
+def verify(
+    model: Path, pairs: str | None, reading: Reading, limit: int, vllm_python: str | None, out: Path | None
+) -> tuple[bool, str]:
+    """Return whether every consumer of a reward model agrees, and a table of them; write it to `out` as JSON."""
+    import rm
+
+    result = rm.verify(model, reading(pairs) if pairs else None, limit=limit, vllm_python=vllm_python)
+    if out is not None:
+        write_json(out, result.record())
+    asked = sum(one.difference is not None for one in result.checked)
+    n_differ = sum(one.differs for one in result.checked)
+    last = f"{model}: {n_differ} of {asked} consumers asked differ by more than {result.tolerance:g}"
+    return result.agrees, f"{result.text()}\n{last} on {result.n} conversations"
 
 
 def is_candidates(path: str) -> bool:

@@ -1,8 +1,9 @@
-"""`weakpref score` on the command line."""
+"""`weakpref score` and `weakpref verify` on the command line."""
 
 from __future__ import annotations
 
 import enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,3 +41,27 @@ def score(
 
     how = Scoring(engine.value, bf16, tokens, processes)
     print(scoring.score(model, pairs, out, commands.Reading(layout, drop_bad_rows), how))
+
+
+def verify(
+    model: Annotated[Path, typer.Argument(help="Reward model directory.")],
+    pairs: Annotated[
+        str | None, typer.Option(help="Real preference pairs to score (default: a few built-in conversations).")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Score the first so many pairs.")] = 32,
+    vllm_python: Annotated[
+        str | None, typer.Option(help="Python of another environment that has vLLM, where this one has none.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="JSON file to write the table to as well.")] = None,
+    layout: Layout = None,
+    drop_bad_rows: Drop = False,
+) -> None:
+    """Check that a reward model scores alike wherever it is loaded, and say which consumer would differ, and why.
+
+    transformers, its pipeline, TRL, OpenRLHF, rewardbench and vLLM, as far as they can be asked here, against this
+    library. The exit code is 1 if one differs by more than 1e-4.
+    """
+    agrees, text = scoring.verify(model, pairs, commands.Reading(layout, drop_bad_rows), limit, vllm_python, out)
+    print(text)
+    if not agrees:
+        raise typer.Exit(1)

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from rm.ensemble import Ensemble, average
     from rm.evaluation import Evaluation, evaluate
     from rm.model import RewardModel, score
+    from rm.scoring import Scored, score_to
+    from rm.shares import Scoring
     from rm.trainer import train
+    from rm.verification import Verification, verify
     from rm.voter import RewardVoter
 
 __all__ = [
@@ -27,7 +30,10 @@ __all__ = [
     "RewardConfig",
     "RewardModel",
     "RewardVoter",
+    "Scored",
+    "Scoring",
     "TemperatureFit",
+    "Verification",
     "average",
     "calibrate",
     "compare",
@@ -35,7 +41,9 @@ __all__ = [
     "posterior",
     "run_benchmark",
     "score",
+    "score_to",
     "train",
+    "verify",
 ]
 
 _HOMES = {
@@ -46,7 +54,10 @@ _HOMES = {
     "RewardConfig": "rm.config",
     "RewardModel": "rm.model",
     "RewardVoter": "rm.voter",
+    "Scored": "rm.scoring",
+    "Scoring": "rm.shares",
     "TemperatureFit": "rm.calibration",
+    "Verification": "rm.verification",
     "average": "rm.ensemble",
     "calibrate": "rm.calibration",
     "compare": "rm.comparison",
@@ -54,7 +65,9 @@ _HOMES = {
     "posterior": "rm.calibration",
     "run_benchmark": "rm.benchmarks",
     "score": "rm.model",
+    "score_to": "rm.scoring",
     "train": "rm.trainer",
+    "verify": "rm.verification",
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from labeling.errors import DataError
@@ -50,6 +51,7 @@ class VLLMScorer:
             load_format="safetensors",
             trust_remote_code=False,
             enable_prefix_caching=True,
+            enforce_eager=not torch.cuda.is_available(),  # compiling takes minutes on a CPU
         )
         return cls(llm, tokenizer, min(tokenizer.model_max_length, int(llm.model_config.max_model_len)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,21 @@ def test_the_manifest_of_rewards_names_the_model_and_how_it_was_run(model: Path,
     assert record["counts"] == {"candidates": 8, "distinct": 8, "truncated": 0}
     assert {"candidates", "model/model.safetensors", "model/tokenizer.json"} <= record["inputs"].keys()
     assert main(["score", str(model), str(scored), "-o", str(scored)]) == 2
+
+
+@pytest.mark.slow
+def test_verify_prints_a_table_and_says_by_its_code_whether_all_agree(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = shutil.copytree(model, tmp_path / "rm")
+    assert main(["verify", str(broken)]) == 0
+    assert (
+        capsys.readouterr()
+        .out.rstrip()
+        .endswith("0 of 5 consumers asked differ by more than 0.0001 on 5 conversations")
+    )
+    record = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(record | {"problem_type": None}))
+    assert main(["verify", str(broken), "-o", str(tmp_path / "verify.json")]) == 1
+    assert "DIFFERS: its activation is on (a sigmoid)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "verify.json").read_text())["agrees"] is False
