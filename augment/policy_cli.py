@@ -36,10 +36,13 @@ def self_reward(
     model: ModelOptions,
     options: SelfRewardOptions,
     training: PolicyConfig,
+    gold: Annotated[
+        str | None, typer.Option(help="Labelled pairs: each iteration measures how far it agrees with them.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and what is.")] = False,
 ) -> None:
     """Let a policy rank its own answers and learn from them: PROMPTS -> RUN/iteration-N/model, RUN/ledger.jsonl."""
-    print(policy_commands.self_reward(prompts, out, model, options, training, dry_run=dry_run))
+    print(policy_commands.self_reward(prompts, out, model, options, training, gold=gold, dry_run=dry_run))
 
 
 @expanded

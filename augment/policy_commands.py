@@ -73,7 +73,14 @@ class SelfRewardOptions:
 
 
 def self_reward(
-    prompts: str, out: Path, model: ModelOptions, options: SelfRewardOptions, training: PolicyConfig, *, dry_run: bool
+    prompts: str,
+    out: Path,
+    model: ModelOptions,
+    options: SelfRewardOptions,
+    training: PolicyConfig,
+    *,
+    gold: str | None,
+    dry_run: bool,
 ) -> str:
     """Run self-rewarding; return a line for each iteration, or what would be done."""
     model.check()
@@ -83,11 +90,13 @@ def self_reward(
     if dry_run:
         return "\n".join(plan(asked, how, out))
 
+    known = None if gold is None else Reading(None, False)(gold)
+
     def load(folder: Path) -> Engine:
         return on_this_machine(replace(model, model=str(folder))).load()
 
     ledger = run_self_reward(
-        asked, str(model.model), how, out, load=load, say=lambda line: print(line, file=sys.stderr)
+        asked, str(model.model), how, out, gold=known, load=load, say=lambda line: print(line, file=sys.stderr)
     )
     lines = [
         f"iteration {row['iteration']}: {row['n_pairs']} pairs of {row['n_prompts']} prompts, q {row['q']:.3f}, "

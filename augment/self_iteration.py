@@ -21,11 +21,12 @@ from augment.implicit_rewards import ResponseLogProbs, response_log_probs
 from augment.new_prompts import new_prompts
 from augment.pair_candidates import PairedCandidates, pair_candidates
 from augment.policies import load_policy
+from augment.self_gold import implicit_agreement, judge_agreement
 from augment.self_scores import agreement, judged, ranked, soft_label
 from labeling.errors import DataError
 from labeling.files import replacing, write_json
 from labeling.llm import Conversation
-from labeling.pairs import MESSAGES
+from labeling.pairs import MESSAGES, Pairs
 
 if TYPE_CHECKING:
     from augment.self_reward import Load, SelfReward
@@ -60,7 +61,13 @@ PAIRS = pa.schema(
 
 
 def run_iteration(
-    run: Path, iteration: int, prompts: Sequence[Conversation], how: SelfReward, load: Load, say: Callable[[str], None]
+    run: Path,
+    iteration: int,
+    prompts: Sequence[Conversation],
+    gold: Pairs | None,
+    how: SelfReward,
+    load: Load,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Make what iteration 1, 2, ... lacks; return its row of the ledger."""
     folder = run / f"iteration-{iteration}"
@@ -73,15 +80,33 @@ def run_iteration(
     }
     for stale in folder.glob(".*.part"):  # of a run that was killed
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
-    for name in STEPS:
+    steps: tuple[str, ...] = STEPS
+    facts: tuple[str, ...] = FACTS
+    if gold is not None:
+        known = gold
+        makers["gold.json"] = lambda: _write_gold(folder, run, current, known, how, load, iteration)
+        steps, facts = ("gold.json", *STEPS), ("gold.json", *FACTS)
+    for name in steps:
         if not (folder / name).exists():
             say(f"iteration {iteration} of {how.iterations}: {name}")
             makers[name]()
             gc.collect()  # engines hold gigabytes, and some sit in cycles
     row: dict[str, Any] = {"iteration": iteration, "method": how.method, **_candidate_facts(folder)}
-    for name in FACTS:
+    for name in facts:
         row |= json.loads((folder / name).read_text(encoding="utf-8"))
     return row
+
+
+def _write_gold(
+    folder: Path, run: Path, current: Path, gold: Pairs, how: SelfReward, load: Load, iteration: int
+) -> None:
+    """Write how far the policy that labels in this iteration agrees with people."""
+    if how.method == "srlm":
+        found = judge_agreement(gold, load(current), replace(how.grades, seed=how.seed + iteration))
+    else:
+        models = lineage(run, how, iteration)
+        found = implicit_agreement(gold, models[-1], models[0] if len(models) > 1 else None, how.over)
+    write_json(folder / "gold.json", {"gold": found})
 
 
 def _write_candidates(

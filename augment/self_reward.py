@@ -21,7 +21,7 @@ from labeling.consistency import RATES, Kind
 from labeling.errors import DataError
 from labeling.files import replacing, versions, write_json
 from labeling.llm import Conversation, Engine, Sampling
-from labeling.pairs import prompt_id
+from labeling.pairs import Pairs, prompt_id
 
 Method = Literal["srlm", "cream"]
 Load = Callable[[Path], Engine]
@@ -92,40 +92,46 @@ def self_reward(
     how: SelfReward,
     out: str | Path,
     *,
+    gold: Pairs | None = None,
     load: Load | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """Run the iterations, or what is left of them, in the folder `out`; return the ledger, one row an iteration.
 
-    `load` makes the engine that writes and grades from a model folder (default: transformers); implicit rewards and
-    training always use transformers. `say` is told of each step. The policy of the last iteration is
-    `<out>/iteration-<n>/model`.
+    With `gold`, pairs that people labelled, each iteration first measures how far the policy that labels agrees with
+    them; nothing is trained on these. `load` makes the engine that writes and grades from a model folder (default:
+    transformers); implicit rewards and training always use transformers. `say` is told of each step. The policy of the
+    last iteration is `<out>/iteration-<n>/model`.
 
     Raises DataError for a folder that holds another run, an iteration without a pair, or without the extra `rlhf`.
     """
+    from augment.self_gold import decided
     from augment.self_iteration import run_iteration
 
     need_rlhf()
     folder = Path(out)
-    begin(folder, prompts, str(model), how)
+    gold = None if gold is None else decided(gold)
+    begin(folder, prompts, str(model), how, gold)
     start = folder / "iteration-0" / "model"
     if not start.is_dir():
         say(f"{model} -> {start}")
         save_as_folder(model, start, "float32")
     ledger = []
     for iteration in range(1, how.iterations + 1):
-        ledger.append(run_iteration(folder, iteration, prompts, how, load or load_policy, say))
+        ledger.append(run_iteration(folder, iteration, prompts, gold, how, load or load_policy, say))
         with replacing(folder / "ledger.jsonl") as part:
             part.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in ledger), encoding="utf-8")
     return ledger
 
 
-def begin(folder: Path, prompts: Sequence[Conversation], model: str, how: SelfReward) -> None:
+def begin(
+    folder: Path, prompts: Sequence[Conversation], model: str, how: SelfReward, gold: Pairs | None = None
+) -> None:
     """Write what a run is to run.json, or raise DataError if the folder holds another run.
 
     More iterations may be asked for than a run began with: it goes on.
     """
-    record = json.loads(json.dumps(described(prompts, model, how)))
+    record = json.loads(json.dumps(described(prompts, model, how) | {"gold": _digest(gold)}))
     try:
         found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -147,6 +153,12 @@ def described(prompts: Sequence[Conversation], model: str, how: SelfReward) -> d
     digest = hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
     named = {"model": Path(model).name, "base": how.base and Path(how.base).name}
     return asdict(how) | {"prompts": digest, "n_prompts": len(prompts)} | named
+
+
+def _digest(gold: Pairs | None) -> str | None:
+    if gold is None:
+        return None
+    return hashlib.blake2b("".join(gold.pair_ids).encode() + gold.gold.tobytes(), digest_size=16).hexdigest()
 
 
 def plan(prompts: Sequence[Conversation], how: SelfReward, out: str | Path) -> Iterator[str]:

@@ -20,6 +20,7 @@ import pytest
 from augment.dpo import PolicyConfig
 from augment.implicit_rewards import implicit_rewards, response_log_probs
 from augment.policies import load_policy
+from augment.self_gold import decided, implicit_agreement, judge_agreement
 from augment.self_iteration import lineage
 from augment.self_reward import SelfReward, plan, self_reward
 from augment.self_scores import agreement, histogram, judged, soft_label
@@ -198,6 +199,38 @@ def test_without_a_model_before_it_the_first_iteration_is_plain_dpo(policy_folde
     assert (first["consistency"], first["q"]) == (None, 1.0)
     assert second["consistency"].keys() == {"kendall", "spearman", "top-order"}
     assert 0.5 <= second["q"] <= 1
+
+
+def test_agreement_with_people_is_that_of_the_implicit_rewards(policy_folder, other_policy_folder, six_pairs) -> None:
+    gold = decided(six_pairs)
+    assert gold.gold.tolist() == [1, 0]  # the tie and the unlabelled pairs say nothing
+    found = implicit_agreement(gold, policy_folder, other_policy_folder, "sum")
+    prompts, texts = gold.table["prompt"].to_pylist(), [gold.table[f"response_{side}"].to_pylist() for side in "ab"]
+    ours, theirs = (load_policy(folder) for folder in (policy_folder, other_policy_folder))
+    a, b = (
+        implicit_rewards(response_log_probs(ours, prompts, some), response_log_probs(theirs, prompts, some))
+        for some in texts
+    )
+    assert found["accuracy"] == np.mean((a > b) == (gold.gold == 1))
+    assert implicit_agreement(gold, policy_folder, policy_folder, "sum")["accuracy"] == 0.5
+    with pytest.raises(DataError, match="none of 3 pairs says which"):
+        decided(six_pairs.take(np.arange(3, 6)))
+
+
+def test_agreement_of_grades_with_people_is_measured_by_prompt(make_pairs) -> None:
+    rows = [(PROMPTS[0], "green eel", "red"), (PROMPTS[1], "red", "green")]
+    found = judge_agreement(make_pairs(rows, [1.0, 1.0]), Grader(), Sampling(n=3))
+    assert (found["n"], found["accuracy"], found["exact_match_share"]) == (2, 0.5, 0.5)
+    assert (found["kendall"], found["n_prompts"]) == (0.0, 2)
+
+
+@pytest.mark.slow
+def test_the_ledger_says_how_far_the_labelling_policy_agrees_with_people(policy_folder, six_pairs, tmp_path) -> None:
+    [row] = self_reward(PROMPTS, policy_folder, replace(CREAM, iterations=1), tmp_path / "run", gold=six_pairs)
+    assert row["gold"]["n"] == 2
+    assert 0 <= row["gold"]["accuracy"] <= 1
+    with pytest.raises(DataError, match="holds a run with other gold"):
+        self_reward(PROMPTS, policy_folder, replace(CREAM, iterations=1), tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -1,0 +1,57 @@
+"""How far the policy that labels agrees with people: what a consistency rate and a score do not say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from augment.implicit_rewards import Over, implicit_rewards, response_log_probs
+from augment.policies import load_policy
+from labeling.errors import DataError
+from labeling.judge_report import judge_report
+from labeling.llm import Engine, Sampling
+from labeling.metrics import accuracy, accuracy_interval
+from labeling.pairs import Pairs
+from labeling.rubric_judge import RubricJudge
+
+
+def decided(pairs: Pairs) -> Pairs:
+    """Return the pairs whose gold label is no tie. Raises DataError where there are none."""
+    kept = ~np.isnan(pairs.gold) & (pairs.gold != 0.5)
+    if not kept.any():
+        raise DataError(f"none of {len(pairs)} pairs says which response is better; pass pairs with a gold column")
+    return pairs.take(kept)
+
+
+def judge_agreement(pairs: Pairs, engine: Engine, sampling: Sampling) -> dict[str, Any]:
+    """Return how a policy's grades agree with gold: the five figures of METHODS 4, and an interval by group.
+
+    `accuracy` is over all pairs: equal scores and missing ones count as wrong. `low` and `high` are the 95 % interval
+    of `margin_accuracy`, in which they are half right.
+    """
+    found = judge_report(RubricJudge(engine, sampling=sampling).judge(pairs.voter_table()), pairs)
+    figures = {"n": found.n_gold, "accuracy": found.pairwise_accuracy, "margin_accuracy": found.margin_accuracy}
+    interval = {"low": found.margin_accuracy_low, "high": found.margin_accuracy_high}
+    return figures | interval | asdict(found.rankings)
+
+
+def implicit_agreement(pairs: Pairs, policy: str | Path, base: str | Path | None, over: Over) -> dict[str, Any]:
+    """Return how a policy's implicit rewards against a base agree with gold; equal rewards are half right."""
+    prompts = pairs.table["prompt"].to_pylist()
+    texts = pairs.table["response_a"].to_pylist() + pairs.table["response_b"].to_pylist()
+    ours, *theirs = (
+        response_log_probs(load_policy(source), prompts + prompts, texts) for source in _named([policy, base])
+    )
+    a, b = implicit_rewards(ours, theirs[0] if theirs else None, over).reshape(2, -1)
+    p_a: npt.NDArray[np.float64] = np.select([a > b, a < b], [1.0, 0.0], 0.5)
+    low, high = accuracy_interval(p_a, pairs.gold, pairs.groups)
+    return {"n": len(pairs), "accuracy": accuracy(p_a, pairs.gold), "low": low, "high": high}
+
+
+def _named(sources: Sequence[str | Path | None]) -> list[str | Path]:
+    return [source for source in sources if source is not None]
