@@ -15,8 +15,10 @@ from labeling.figures import Figures, measure
 from labeling.files import replacing, write_json
 from labeling.folds import group_folds
 from labeling.pairs import Pairs, prompt_id
+from rm.card import CARD, write_card
 from rm.evaluation import CALIBRATION_PROMPTS, check_unseen, with_gold
 from rm.model import score
+from rm.provenance import MANIFEST
 from rm.temperature import KEY, probability, sigmoid, temperature_of
 
 FloatArray = npt.NDArray[np.float64]
@@ -60,6 +62,8 @@ def calibrate(model: str | Path, pairs: Pairs, *, seed: int = 0) -> TemperatureF
     with replacing(folder / CALIBRATION_PROMPTS) as part:
         part.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
     write_json(folder / "config.json", config)
+    if (folder / CARD).is_file() and (folder / MANIFEST).is_file():
+        write_card(folder)
     return found
 
 

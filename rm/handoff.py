@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from labeling.errors import WeakprefError
 from labeling.files import replacing, sha256, write_json
 from labeling.pairs import Message
+from rm.card import write_card
 from rm.data import conversations, prompt_ids, tokenise
 from rm.lora import FOLDER as ADAPTER
 from rm.lora import Adapter
@@ -35,12 +36,14 @@ def hand_off(
     log: Sequence[Mapping[str, Any]],
     adapter: Adapter | None = None,
 ) -> None:
-    """Write model, tokenizer, manifest, training log and training prompts to the folder `out`, all or nothing.
+    """Write model, tokenizer, model card, manifest, log and training prompts to the folder `out`, all or nothing.
 
     `table` holds the training pairs, `record` is the manifest so far, `log` the Trainer's history, `adapter` what
     LoRA learned, where it is to be kept beside the merged model.
     """
     sample = sampled_conversations(table, int(record["seed"]))
+    rewards = reward_summary(trained, sample)
+    trained.model.config.mean, trained.model.config.std = rewards["mean"], rewards["std"]
     with replacing(out) as part:
         save(trained, part)
         if adapter:
@@ -51,8 +54,9 @@ def hand_off(
         outputs = {file.name: sha256(file) for file in sorted(part.glob("*.safetensors"))}
         write_json(
             part / "manifest.json",
-            {**record, ORIGINS: label_origins(table), "rewards": reward_summary(trained, sample), "outputs": outputs},
+            {**record, ORIGINS: label_origins(table), "rewards": rewards, "outputs": outputs},
         )
+        write_card(part)
 
 
 def save(trained: RewardModel, folder: Path) -> None:
@@ -102,7 +106,8 @@ def sampled_conversations(table: pa.Table, seed: int) -> list[list[Message]]:
 def reward_summary(trained: RewardModel, rows: Sequence[Sequence[Message]]) -> dict[str, float]:
     """Return mean and standard deviation of the rewards of some training responses.
 
-    Bradley-Terry leaves a constant free; the mean says where this model's lies (OpenRLHF's config.mean and config.std).
+    Bradley-Terry leaves a constant free; the mean says where this model's lies. In config.json as `mean` and `std`,
+    which OpenRLHF alone reads, and subtracts and divides by if it is told `--normalize_reward`.
     """
     rewards = trained.score_ids(tokenise(trained.tokenizer, rows, trained.max_length).ids)
     return {"mean": float(rewards.mean()), "std": float(rewards.std()), "n_responses": len(rewards)}
