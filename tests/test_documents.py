@@ -118,7 +118,15 @@ def test_the_numbers_fixed_by_hand_are_those_of_the_code():
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "CHANGELOG.md", "docs/align.md", "docs/judges.md", "docs/label_models.md", "docs/methods.md"],
+    [
+        "README.md",
+        "CHANGELOG.md",
+        "docs/align.md",
+        "docs/judges.md",
+        "docs/label_models.md",
+        "docs/methods.md",
+        "docs/reward_models.md",
+    ],
 )
 def test_links_between_documents_lead_somewhere(document):
     text = (ROOT / document).read_text(encoding="utf-8")
@@ -156,6 +164,20 @@ def test_the_shell_lines_on_policies_name_commands_and_options_there_are(monkeyp
         command, *options = line.partition("weakpref ")[2].split("#")[0].split()
         assert main([command, "--help"]) == 0
         helped = capsys.readouterr().out.split()
+        assert all(option in helped for option in options if option.startswith("-")), line
+
+
+def test_the_shell_lines_on_reward_models_name_commands_and_options_there_are(monkeypatch, capsys):
+    from augment.cli import main
+
+    text = (ROOT / "docs" / "reward_models.md").read_text(encoding="utf-8")
+    lines = [line for block in blocks(text, "sh") for line in block.splitlines() if line.startswith("weakpref ")]
+    assert len(lines) >= 4
+    monkeypatch.setenv("COLUMNS", "200")
+    for line in lines:
+        command, *options = line.split("#")[0].split()[1:]
+        main([command, "--help"])
+        helped = capsys.readouterr().out.replace(",", " ").split()
         assert all(option in helped for option in options if option.startswith("-")), line
 
 
