@@ -88,7 +88,7 @@ def align_with_rewards(
             f"cannot be split into {exploring.n} a prompt; expected a multiple of {exploring.n}"
         )
     penalties = penalties or Penalties()
-    policy = load_policy(model, device="cpu")  # the Trainer knows which GPU is this process's
+    policy = load_policy(model, dtype=config.weights, device="cpu")  # the Trainer knows which GPU is this process's
     kept, n_too_long = _fitting(policy.tokenizer, prompts, config.max_length - exploring.max_tokens)
     with tempfile.TemporaryDirectory() as scratch, quiet_trl(), seeded(config.seed):
         trainer = _trainer(method, policy, kept, rms, config, exploring, penalties, scratch)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -42,6 +42,9 @@ class PolicyConfig:
     gradient_accumulation: int = option("Forward passes per optimizer step.", 4)
     max_length: int = option("Tokens per conversation; longer ones lose their end.", 1024)
     lora_rank: int | None = option("Train adapters of this rank on all linear layers (default: all weights).", None)
+    weights: Literal["float32", "bfloat16"] = option(
+        "Numbers the weights are kept and saved in; bfloat16 halves the memory, and suits adapters best.", "float32"
+    )
     bf16: bool = option("bfloat16 autocast.", False)
     gradient_checkpointing: bool = option("Recompute activations: less memory, about a third slower.", False)
     seed: int = option("Seed of the order, of adapters' first weights, and of sampling.", 0)
@@ -131,9 +134,9 @@ def train_dpo(
     need_rlhf()
     from trl import DPOConfig
 
-    policy = load_policy(start, device="cpu")  # the Trainer knows which GPU is this process's
+    policy = load_policy(start, dtype=config.weights, device="cpu")  # the Trainer knows which GPU is this process's
     dataset, n_too_long = token_pairs(policy.tokenizer, pairs, config.max_length)
-    reference = None if config.lora_rank else load_policy(start, device="cpu").network
+    reference = None if config.lora_rank else load_policy(start, dtype=config.weights, device="cpu").network
     with tempfile.TemporaryDirectory() as scratch, quiet_trl(), seeded(config.seed):
         trainer = soft_dpo_trainer()(
             policy.network.train(),

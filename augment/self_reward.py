@@ -115,7 +115,7 @@ def self_reward(
     start = folder / "iteration-0" / "model"
     if not start.is_dir():
         say(f"{model} -> {start}")
-        save_as_folder(model, start, "float32")
+        save_as_folder(model, start, how.training.weights)
     ledger = []
     for iteration in range(1, how.iterations + 1):
         ledger.append(run_iteration(folder, iteration, prompts, gold, how, load or load_policy, say))
@@ -131,6 +131,8 @@ def begin(
 
     More iterations may be asked for than a run began with: it goes on.
     """
+    if how.base is not None and Path(how.base).resolve() == Path(model).resolve():
+        raise DataError(f"base is {how.base}, which the run starts from: all implicit rewards would be 0; leave it out")
     record = json.loads(json.dumps(described(prompts, model, how) | {"gold": _digest(gold)}))
     try:
         found = json.loads((folder / "run.json").read_text(encoding="utf-8"))

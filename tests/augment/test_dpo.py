@@ -43,6 +43,13 @@ def test_the_trained_policy_prefers_the_chosen_and_is_a_plain_model(policy_folde
     assert json.loads((done.folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
 
 
+def test_weights_in_bfloat16_are_trained_and_saved_as_such(policy_folder, tmp_path) -> None:
+    config = PolicyConfig(**vars(FAST) | {"max_steps": 2, "lora_rank": 2, "learning_rate": 3e-2, "weights": "bfloat16"})
+    done = train_dpo(policy_folder, SoftPairs(PROMPTS, CHOSEN, REJECTED, [1.0] * 6), config, tmp_path / "out")
+    assert json.loads((done.folder / "config.json").read_text())["dtype"] == "bfloat16"
+    assert (rewards(done.folder, policy_folder, CHOSEN) != 0).all()
+
+
 def test_soft_labels_hold_the_margin_at_their_log_odds(policy_folder, tmp_path) -> None:
     config = PolicyConfig(**vars(FAST) | {"max_steps": 60, "beta": 0.5})
     pairs = SoftPairs(PROMPTS, CHOSEN, REJECTED, [0.7] * 6)

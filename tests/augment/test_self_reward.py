@@ -22,7 +22,7 @@ from augment.implicit_rewards import implicit_rewards, response_log_probs
 from augment.policies import load_policy
 from augment.self_gold import decided, implicit_agreement, judge_agreement
 from augment.self_iteration import lineage
-from augment.self_reward import SelfReward, plan, self_reward
+from augment.self_reward import SelfReward, begin, plan, self_reward
 from augment.self_scores import agreement, histogram, judged, soft_label
 from labeling.errors import DataError, WeakprefWarning
 from labeling.llm import Completion, Sampling
@@ -133,6 +133,8 @@ def test_settings_that_cannot_work_are_refused() -> None:
         SelfReward(candidates=Sampling(n=1))
     with pytest.raises(DataError, match="iterations is 0"):
         SelfReward(iterations=0)
+    with pytest.raises(DataError, match="base is tiny, which the run starts from"):
+        begin(Path("run"), PROMPTS, "tiny", replace(CREAM, base="tiny"))
 
 
 def test_a_plan_says_what_is_to_be_done_and_writes_nothing(tmp_path) -> None:
