@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from augment import commands, evaluation_cli, merging, model_cli, policy_cli, scoring_cli
+from augment import commands, evaluation_cli, evolve_commands, merging, model_cli, policy_cli, scoring_cli
 from augment.arguments import Drop, Layout, Out, PairsFile, Seed, VotesFile
 from labeling.errors import BudgetError, WeakprefError, WeakprefWarning
 from rm import command
@@ -150,6 +150,7 @@ def demo(
 
 evaluation_cli.register(app)
 policy_cli.register(app)
+app.command("evolve")(evolve_commands.command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

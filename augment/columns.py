@@ -50,10 +50,12 @@ class Labels:
     """True where chosen is response_b."""
     gold: FloatArray
     """The pair's own gold label as P(chosen preferred); NaN where it has none."""
+    iteration: npt.NDArray[np.int32]
+    """Round of labelling the label is of; 0 for gold."""
 
     def take(self, rows: npt.NDArray[np.int64]) -> Labels:
         """Return the labels of the given rows."""
-        return Labels(self.p_chosen[rows], self.weight[rows], self.flipped[rows], self.gold[rows])
+        return Labels(self.p_chosen[rows], self.weight[rows], self.flipped[rows], self.gold[rows], self.iteration[rows])
 
     @property
     def is_gold(self) -> BoolArray:
@@ -78,7 +80,9 @@ class Labelled:
         return Labelled(self.pairs.take(rows), self.labels.take(rows), votes)
 
 
-def orient(pairs: Pairs, p_a: FloatArray, weights: FloatArray, keep_ties: bool) -> Labels:
+def orient(
+    pairs: Pairs, p_a: FloatArray, weights: FloatArray, iterations: npt.NDArray[np.int32], keep_ties: bool
+) -> Labels:
     """Turn P(A preferred) (n,) into labels: gold before p_a, the likelier response chosen, ties without weight."""
     p = np.where(np.isnan(pairs.gold), p_a, pairs.gold)
     p_chosen, flipped = np.maximum(p, 1.0 - p), p < 0.5
@@ -89,6 +93,7 @@ def orient(pairs: Pairs, p_a: FloatArray, weights: FloatArray, keep_ties: bool) 
         weight=np.where(tied & (not keep_ties), 0.0, weights),
         flipped=flipped,
         gold=np.where(flipped, 1.0 - pairs.gold, pairs.gold),
+        iteration=np.where(np.isnan(pairs.gold), iterations, 0).astype(np.int32),
     )
 
 
@@ -134,8 +139,8 @@ def voices(votes: VoteMatrix, flipped: BoolArray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(np.arange(n + 1) * m, pa.int32()), said, type=VOICES)
 
 
-def columns(rows: Labelled, origin: str, iteration: int) -> pa.RecordBatch:
-    """Return n pairs in the universal layout (`SCHEMA`); origin and iteration are of the pairs without gold."""
+def columns(rows: Labelled, origin: str) -> pa.RecordBatch:
+    """Return n pairs in the universal layout (`SCHEMA`); origin is of the pairs without gold."""
     labels, table, n = rows.labels, rows.pairs.table, len(rows)
     prompts, a, b = (table[name].combine_chunks() for name in ("prompt", "response_a", "response_b"))
     flipped, is_gold = pa.array(labels.flipped), pa.array(labels.is_gold)
@@ -149,7 +154,7 @@ def columns(rows: Labelled, origin: str, iteration: int) -> pa.RecordBatch:
         "weight": pa.array(labels.weight),
         "flipped": flipped,
         "origin": pc.if_else(is_gold, "gold", origin),
-        "iteration": pc.if_else(is_gold, pa.scalar(0, pa.int32()), pa.scalar(iteration, pa.int32())),
+        "iteration": pa.array(labels.iteration, pa.int32()),
         "gold": pa.array(labels.gold, from_pandas=True),
         "votes": pa.nulls(n, VOICES) if rows.votes is None else voices(rows.votes, labels.flipped),
         "source": table["source"].combine_chunks(),

@@ -31,7 +31,7 @@ class ExportOptions:
     origin: str = "weak"
     """What labelled the pairs without gold: weak (voters merged by a label model) or self (a reward model)."""
     iteration: int = 1
-    """Round of labelling the pairs without gold belong to, 1 or more; gold pairs are 0."""
+    """Round of labelling the pairs without gold belong to, 1 or more, unless `iterations` says; gold pairs are 0."""
     keep_ties: bool = False
     """Give ties (p = 0.5) the weight of other pairs instead of 0."""
     seed: int = 0
@@ -57,18 +57,20 @@ def export(
     votes: VoteMatrix | None = None,
     *,
     weights: npt.ArrayLike | None = None,
+    iterations: npt.ArrayLike | None = None,
     options: ExportOptions | None = None,
 ) -> Path:
     """Write labelled pairs as a folder that `datasets`, TRL, OpenRLHF and others load; return the folder.
 
     A pair's gold label, where it has one, goes before p_a (n,), which is in [0, 1] and may be NaN for those pairs only.
     The response that is preferred with the higher probability becomes `chosen`. Weights (n,) are >= 0, default 1;
-    ties get 0 unless `options.keep_ties`. The folder holds data/train-*.parquet, README.md and manifest.json; an
+    ties get 0 unless `options.keep_ties`. Iterations (n,) say in which round each label was made, 1 or more, where not
+    all are of `options.iteration`. The folder holds data/train-*.parquet, README.md and manifest.json; an
     earlier export there is replaced, anything else is left alone. The bytes depend on the pairs, labels, votes
     and options, not on the order of the rows.
 
     Raises:
-        DataError: p_a or weights of a wrong shape or range, no pair with weight, or `out` is something else.
+        DataError: p_a, weights or iterations of a wrong shape or range, no weight at all, or `out` is something else.
         RowError: duplicate pairs, or a prompt that ends in the assistant's turn.
         VotesError: votes of other pairs.
     """
@@ -77,7 +79,7 @@ def export(
     _check_pairs(pairs)
     _check_votes(votes, pairs)
     p, w = _probabilities(p_a, pairs), _weights(weights, len(pairs))
-    labels = orient(pairs, p, w, options.keep_ties)
+    labels = orient(pairs, p, w, _iterations(iterations, pairs, options), options.keep_ties)
     if not labels.weight.any():
         raise DataError(
             f"nothing to export: all {len(pairs)} pairs have weight 0 (ties, p = 0.5, count 0); "
@@ -86,6 +88,8 @@ def export(
     rows = Labelled(pairs, labels, votes)
     order = np.argsort(pairs.pair_ids, kind="stable")
     inputs = _digests(pairs, p, w, votes, order)
+    if iterations is not None:
+        inputs["iterations"] = hashlib.sha256(labels.iteration[order].tobytes()).hexdigest()
     with replacing(Path(out).resolve()) as part:
         (part / "data").mkdir(parents=True)
         _write_shards(part / "data", rows, np.random.default_rng(options.seed).permutation(order), options)
@@ -180,6 +184,19 @@ def _weights(weights: npt.ArrayLike | None, n: int) -> FloatArray:
     return w
 
 
+def _iterations(iterations: npt.ArrayLike | None, pairs: Pairs, options: ExportOptions) -> npt.NDArray[np.int32]:
+    n = len(pairs)
+    rounds = np.full(n, options.iteration) if iterations is None else _numbers("iterations", iterations, n)
+    bad = np.isnan(pairs.gold) & ~((rounds >= 1) & (rounds == np.floor(rounds)))
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(
+            f"iterations has {rounds[row]:g} in row {row} (pair {pairs.pair_ids[row]}); expected whole numbers of 1 or "
+            "more for pairs without gold; 0 is kept for pairs with gold"
+        )
+    return rounds.astype(np.int32)
+
+
 def _numbers(name: str, values: npt.ArrayLike, n: int) -> FloatArray:
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (n,):
@@ -223,5 +240,5 @@ def _write_shards(folder: Path, rows: Labelled, order: npt.NDArray[np.int64], op
         path = folder / f"train-{i:05d}-of-{len(shards):05d}.parquet"
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
             for start in range(0, len(shard), GROUP_ROWS):
-                group = columns(rows.take(shard[start : start + GROUP_ROWS]), options.origin, options.iteration)
+                group = columns(rows.take(shard[start : start + GROUP_ROWS]), options.origin)
                 writer.write_batch(group)

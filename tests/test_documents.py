@@ -122,6 +122,7 @@ def test_the_numbers_fixed_by_hand_are_those_of_the_code():
         "README.md",
         "CHANGELOG.md",
         "docs/align.md",
+        "docs/evolve.md",
         "docs/judges.md",
         "docs/label_models.md",
         "docs/methods.md",
@@ -209,3 +210,29 @@ def test_every_field_of_the_reward_config_explains_itself():
     from rm import RewardConfig
 
     assert all(field.metadata["help"].endswith(".") for field in fields(RewardConfig))
+
+
+def test_the_tables_on_self_improvement_are_the_committed_figures(monkeypatch):
+    text = (ROOT / "docs" / "evolve.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"<!-- table:([\w-]+) -->\n(.*?)\n<!-- /table -->", text, flags=re.DOTALL))
+    assert shown == benchmark("evolve", monkeypatch).tables(), "run python benchmarks/evolve.py table"
+
+
+@pytest.mark.slow
+def test_the_python_on_self_improvement_runs(tmp_path, monkeypatch):
+    said = run_blocks("docs/evolve.md", tmp_path, monkeypatch)
+    assert [row["iteration"] for row in said["found"].rows] == [0, 1]
+    assert 0.5 < said["found"].rows[1]["label_accuracy"] < 1
+
+
+def test_the_shell_lines_on_self_improvement_name_options_there_are(monkeypatch, capsys):
+    from augment.cli import main
+
+    monkeypatch.setenv("COLUMNS", "200")
+    main(["evolve", "--help"])
+    helped = capsys.readouterr().out
+    text = (ROOT / "docs" / "evolve.md").read_text(encoding="utf-8")
+    options = {word for block in blocks(text, "sh") for word in block.split() if word.startswith("-")}
+    options |= set(re.findall(r"`(--[a-z-]+)", text))
+    assert len(options) > 15
+    assert all(option in helped for option in options), options

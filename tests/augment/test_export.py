@@ -347,3 +347,16 @@ def test_reading_an_export_gives_the_pairs_back_in_their_own_order_of_a_and_b(
     order = [pairs.pair_ids.tolist().index(name) for name in six_pairs.pair_ids.tolist()]
     names = ["pair_id", "prompt", "response_a", "response_b", "gold", "source"]
     assert pairs.take(order).table.select(names).to_pylist() == six_pairs.table.select(names).to_pylist()
+
+
+def test_each_label_can_be_of_its_own_round_and_gold_is_of_none(six_pairs, tmp_path):
+    rounds = [9, 9, 9, 1, 2, 3]
+    folder = export(tmp_path / "kept", six_pairs, P_A, iterations=rounds, options=ExportOptions(origin="self"))
+    table = pq.read_table(next((folder / "data").glob("*.parquet")))
+    found = dict(zip(table["pair_id"].to_pylist(), table["iteration"].to_pylist(), strict=True))
+    assert [found[name] for name in six_pairs.pair_ids] == [0, 0, 0, 1, 2, 3]
+    for bad in ([0] * 6, [1.5] * 6):
+        with pytest.raises(DataError, match="expected whole numbers of 1 or more"):
+            export(tmp_path / "bad", six_pairs, P_A, iterations=bad)
+    with pytest.raises(DataError, match="iterations has shape"):
+        export(tmp_path / "bad", six_pairs, P_A, iterations=[1, 2])

@@ -1,0 +1,169 @@
+"""Self-improvement as a loop: a reward model labels pairs, learns from its labels, and a ledger says what that did."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from augment.evolve_ground import lay_out
+from augment.evolve_options import EvolveOptions
+from augment.evolve_round import Round
+from augment.evolve_run import Folder, claim, fingerprint
+from labeling import check_disjoint
+from labeling.files import write_json
+from labeling.pairs import Pairs
+from labeling.votes import VoteMatrix
+
+CONVERGED, NO_BETTER, ALL_DONE = "converged", "no better on held-out labels", "all iterations done"
+
+
+@dataclass(frozen=True)
+class Evolved:
+    """A finished loop."""
+
+    path: Path
+    """The run's folder."""
+    rows: list[dict[str, Any]]
+    """The ledger: one row an iteration."""
+    best: int
+    """The iteration whose reward model to use: best on held-out labels if the method stops by them, else the last."""
+    stopped: str
+    """Why the loop ended."""
+
+    @property
+    def model(self) -> Path:
+        """Directory of that reward model."""
+        return self.path / f"iteration-{self.best}" / "rm"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a loop would do."""
+
+    seed: int
+    """Pairs whose label trains."""
+    watched: int
+    """Pairs whose label is watched and trains nothing."""
+    pool: int
+    """Pairs to label."""
+    hidden: int
+    """Those of the pool whose true label is known, to measure against."""
+    test: int
+    trainings: int
+    """Most reward models that are trained."""
+    steps: int
+    """Most optimizer steps of all of them."""
+    steps_each: tuple[str, ...]
+    """What one iteration after another does, in words."""
+
+
+def evolve(
+    pairs: Pairs,
+    out: str | Path,
+    options: EvolveOptions,
+    *,
+    test: Pairs | None = None,
+    voters: Iterable[Any] | None = None,
+    votes: VoteMatrix | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Evolved:
+    """Run a loop of self-improvement in the folder `out` and return what it came to.
+
+    `options.gold` labels of `pairs` stay visible, the seed; the others are hidden and only measured against. `test`
+    holds labelled pairs of other prompts, on which every reward model is measured and nothing is decided. For ser+ws
+    `voters` vote (default: the built-in heuristics), and `votes` of judges on the same pairs are added. A run that was
+    killed goes on from its last finished step if `resume`; the ledger and all labels are the same, byte for byte.
+
+    Raises DataError where `out` holds something else or the pairs do not suffice, GroupLeakError where a prompt of
+    `test` is among them, and what training raises.
+    """
+    if test is not None:
+        check_disjoint(pairs, test)
+    ground = lay_out(pairs, options, voters, votes)
+    out = Path(out)
+    claim(out, stated(pairs, options, test, ground.votes), resume)
+    folder = Folder(out, console, _trainings(options))
+    rule = options.rule()
+    stopped = ""
+    for n in range(options.iterations + 1):
+        folder.done = sum(_trainings_of(options, i) for i in range(n))
+        Round(n, folder, ground, rule, options, test).run()
+        folder.write_ledger()
+        stopped = _stop(folder.rows()[: n + 1], rule.stops_early)
+        if stopped:
+            break
+    best = _best(folder.rows(), rule.stops_early)
+    found = Evolved(out, folder.rows(), best, stopped or ALL_DONE)
+    write_json(out / "result.json", {"best": best, "rm": f"iteration-{best}/rm", "stopped": found.stopped})
+    return found
+
+
+def plan(pairs: Pairs, options: EvolveOptions, *, test: Pairs | None = None, votes: VoteMatrix | None = None) -> Plan:
+    """Return what `evolve` would do, having trained nothing and let nobody vote."""
+    ground = lay_out(pairs, options, (), votes)
+    counts = {name: int(getattr(ground, name).sum()) for name in ("seed", "watched", "pool")}
+    c = options.config
+    most = c.max_steps or math.ceil(
+        c.epochs * (counts["seed"] + counts["pool"]) / (c.batch_size * c.gradient_accumulation)
+    )
+    words = tuple(_in_words(options, n) for n in range(options.iterations + 1))
+    trainings = _trainings(options)
+    hidden, n_test = int((~np.isnan(ground.hidden)).sum()), 0 if test is None else len(test)
+    return Plan(**counts, hidden=hidden, test=n_test, trainings=trainings, steps=trainings * most, steps_each=words)
+
+
+def _in_words(options: EvolveOptions, n: int) -> str:
+    if n == 0:
+        return f"iteration 0: {_trainings_of(options, 0)} training(s) on the seed"
+    rule = options.rule()
+    labelled = f"by {rule.folds} models, cross-fitted, and all voters" if rule.folds else f"by {rule.members} model(s)"
+    labelled = "by the voters" if rule.folds and n == 1 else labelled
+    return f"iteration {n}: the pool labelled {labelled}; up to {_trainings_of(options, n)} training(s)"
+
+
+def _trainings_of(options: EvolveOptions, n: int) -> int:
+    """Return how many reward models iteration n trains at most."""
+    rule = options.rule()
+    if n == 0:
+        return rule.members
+    return rule.members + len(options.controls) + (rule.folds if n > 1 else 0)
+
+
+def _trainings(options: EvolveOptions) -> int:
+    return sum(_trainings_of(options, n) for n in range(options.iterations + 1))
+
+
+def _stop(rows: Sequence[dict[str, Any]], early: bool) -> str:
+    if rows[-1]["status"] == CONVERGED:
+        return CONVERGED
+    losses = [row["held_out_log_loss"] for row in rows if row["held_out_log_loss"] is not None]
+    worse = len(losses) > 1 and rows[-1]["held_out_log_loss"] == losses[-1] and losses[-1] >= min(losses[:-1])
+    return NO_BETTER if early and worse else ""
+
+
+def _best(rows: Sequence[dict[str, Any]], early: bool) -> int:
+    trained = [row for row in rows if row["steps"]]
+    judged = [row for row in trained if row["held_out_log_loss"] is not None]
+    if early and judged:
+        return int(min(judged, key=lambda row: row["held_out_log_loss"])["iteration"])
+    return int(trained[-1]["iteration"])
+
+
+def stated(pairs: Pairs, options: EvolveOptions, test: Pairs | None, votes: VoteMatrix | None) -> dict[str, Any]:
+    """Return what a run is known by: the same here, the same results."""
+    said = asdict(options)
+    said["config"]["model"] = Path(options.config.model).name
+    inputs: dict[str, Any] = {"pairs": None, "test": None, "votes": None}
+    for name, given in (("pairs", pairs), ("test", test)):
+        if given is not None:
+            inputs[name] = fingerprint(given.pair_ids, given.gold)
+    if votes is not None:
+        inputs |= {"votes": fingerprint(votes.pair_ids, votes.votes, votes.margins), "voters": list(votes.names)}
+    return {"options": said, **inputs}

@@ -1,0 +1,153 @@
+"""`weakpref evolve`: parse, run the loop, print one line; `--dry-run` says what it would do."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from augment import commands
+from augment.evolve import Evolved, Plan, evolve, plan
+from augment.evolve_options import CONTROLS, METHODS, EvolveOptions
+from augment.learning_status import FORMS, Thresholds
+from augment.reward_anchor import ANCHORS
+from labeling import read_votes, split_by_group
+from labeling.errors import DataError
+from labeling.pairs import Pairs
+from rm.config import RewardConfig
+
+
+def _help(name: str) -> str:
+    """Return what a field of EvolveOptions says of itself."""
+    return str(next(field for field in fields(EvolveOptions) if field.name == name).metadata["help"])
+
+
+def _config(name: str) -> str:
+    """Return what a field of RewardConfig says of itself."""
+    text = str(next(field for field in fields(RewardConfig) if field.name == name).metadata["help"])
+    return text.replace("[", "\\[")  # or the help takes [minilm] for markup
+
+
+def command(
+    pairs: Annotated[str, typer.Argument(help="Preference pairs, some or all labelled: file, folder, hub id.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
+    method: Annotated[str, typer.Option(help=_help("method"))] = "ser+ws",
+    preset: Annotated[str, typer.Option(help=_help("preset"))] = "paper",
+    seed_share: Annotated[float | None, typer.Option(help="Share of the labels that stay visible, below 1.")] = None,
+    gold: Annotated[int | None, typer.Option(help="Number of labels that stay visible, instead.")] = None,
+    iterations: Annotated[int, typer.Option(help=_help("iterations"))] = 3,
+    control: Annotated[list[str] | None, typer.Option(help=_help("controls") + " May be repeated.")] = None,
+    test: Annotated[str | None, typer.Option(help="Labelled pairs of other prompts to measure on.")] = None,
+    test_share: Annotated[float, typer.Option(help="Or a share of PAIRS, by group, to hold out for that.")] = 0.0,
+    lfs: Annotated[Path | None, typer.Option(help="ser+ws: your Python file of voters, besides the built-in.")] = None,
+    votes: Annotated[Path | None, typer.Option(help="ser+ws: votes.parquet of judges on the same pairs.")] = None,
+    anchor: Annotated[str, typer.Option(help=_help("anchor"))] = "pool",
+    tau_high: Annotated[float, typer.Option(help="SER: a response is good above it.")] = 0.55,
+    tau_low: Annotated[float, typer.Option(help="SER: a response is bad below it.")] = 0.45,
+    tau_delta: Annotated[float, typer.Option(help="SER: least difference of pairs that differ much.")] = 0.3,
+    enough: Annotated[float, typer.Option(help="SER: fewest pairs for a status; below 1: a share of the pool.")] = 600,
+    folds: Annotated[int, typer.Option(help=_help("folds"))] = 3,
+    members: Annotated[int, typer.Option(help=_help("members"))] = 3,
+    watch_share: Annotated[float, typer.Option(help=_help("watch_share"))] = 0.2,
+    model: Annotated[str, typer.Option(help=_config("model"))] = "minilm",
+    learning_rate: Annotated[float, typer.Option(help=_config("learning_rate"))] = 1e-5,
+    head_learning_rate: Annotated[float | None, typer.Option(help=_config("head_learning_rate"))] = None,
+    epochs: Annotated[float, typer.Option(help=_config("epochs"))] = 1.0,
+    max_steps: Annotated[int | None, typer.Option(help=_config("max_steps"))] = None,
+    batch_size: Annotated[int, typer.Option(help=_config("batch_size"))] = 16,
+    max_length: Annotated[int, typer.Option(help=_config("max_length"))] = 512,
+    freeze_layers: Annotated[int, typer.Option(help=_config("freeze_layers"))] = 0,
+    save_steps: Annotated[int | None, typer.Option(help=_config("save_steps"))] = None,
+    seed: Annotated[int, typer.Option(help=_help("seed"))] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in OUT from its last finished step.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be trained on what, and stop.")] = False,
+    layout: Annotated[str | None, typer.Option(help="Layout of the file, where its columns fit two.")] = None,
+    drop_bad_rows: Annotated[bool, typer.Option("--drop-bad-rows", help="Leave unusable rows out, counted.")] = False,
+) -> None:
+    """Let a reward model label pairs and learn from its labels: PAIRS -> a folder with a ledger and reward models."""
+    if seed_share is not None and gold is not None:
+        raise DataError("--seed-share and --gold both say how many labels stay visible; pass one of them")
+    config = RewardConfig(
+        model=model,
+        learning_rate=learning_rate,
+        head_learning_rate=head_learning_rate,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        max_length=max_length,
+        freeze_layers=freeze_layers,
+        save_steps=save_steps,
+    )
+    options = EvolveOptions(
+        config=config,
+        method=one_of("method", method, METHODS),
+        preset=one_of("preset", preset, FORMS),
+        gold=gold if seed_share is None else seed_share,
+        iterations=iterations,
+        anchor=one_of("anchor", anchor, ANCHORS),
+        thresholds=Thresholds(tau_high, tau_low, tau_delta, enough),
+        folds=folds,
+        members=members,
+        watch_share=watch_share,
+        controls=tuple(one_of("control", name, CONTROLS) for name in control or ()),
+        seed=seed,
+    )
+    reading = commands.Reading(layout, drop_bad_rows)
+    known, held_out = _held_out(reading(pairs), reading(test) if test else None, test_share, seed)
+    said = read_votes(votes)[0] if votes else None
+    if dry_run:
+        print(in_words(plan(known, options, test=held_out, votes=said)))
+        return
+    voters = commands.Voting(lfs).voters()
+    console = Console(stderr=True) if sys.stderr.isatty() else None
+    print(outcome(evolve(
+        known, out, options, test=held_out, voters=voters, votes=said, resume=resume, console=console
+    )))  # fmt: skip
+
+
+def one_of(name: str, value: str, allowed: tuple[Any, ...]) -> Any:
+    """Return a value that is allowed; raises DataError for another."""
+    if value not in allowed:
+        raise DataError(f"--{name} is {value!r}, expected one of {', '.join(allowed)}")
+    return value
+
+
+def in_words(p: Plan) -> str:
+    """Return a plan as text, one line a step."""
+    return "\n".join(
+        [
+            f"{p.seed:,} pairs of the seed train, {p.watched:,} are watched, {p.pool:,} are to be labelled "
+            f"({p.hidden:,} with a hidden label to measure against), {p.test:,} to test on",
+            *p.steps_each,
+            f"at most {p.trainings} trainings of {p.steps // p.trainings:,} steps, {p.steps:,} steps together",
+        ]
+    )
+
+
+def outcome(found: Evolved) -> str:
+    """Return in one line what a loop came to."""
+    row = found.rows[found.best]
+    tested = "" if row["test_accuracy"] is None else (
+        f", on {row['test_n']:,} test pairs accuracy {row['test_accuracy']:.3f} "
+        f"(seed alone {found.rows[0]['test_accuracy']:.3f}), log-loss {row['test_log_loss']:.3f}"
+    )  # fmt: skip
+    heard = sorted({name for each in found.rows for name in each["alarms"]})
+    alarm = f"; alarms: {', '.join(heard)}" if heard else ""
+    return f"{found.model}: the reward model of iteration {found.best}, stopped: {found.stopped}{tested}{alarm}"
+
+
+def _held_out(pairs: Pairs, test: Pairs | None, share: float, seed: int) -> tuple[Pairs, Pairs | None]:
+    if test is not None and share:
+        raise DataError("--test and --test-share both say what to measure on; pass one of them")
+    if test is None and share:
+        pairs, test = split_by_group(pairs, share, seed)
+    if test is not None:
+        test = test.take(~np.isnan(test.gold))
+        if not len(test):
+            raise DataError("no test pair is labelled, so there is nothing to measure on; label some, or leave it out")
+    return pairs, test

@@ -1,0 +1,90 @@
+"""What a loop starts from: which labels train, which are watched, which are hidden, and who votes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from augment.evolve_method import Ground
+from augment.evolve_options import EvolveOptions
+from labeling import apply, gold_sample, heuristics, split_by_group
+from labeling.errors import DataError, GoldError, VotesError
+from labeling.pairs import Pairs
+from labeling.votes import VoteMatrix
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def lay_out(pairs: Pairs, options: EvolveOptions, voters: Iterable[Any] | None, votes: VoteMatrix | None) -> Ground:
+    """Return the ground of a loop: `options.gold` labels visible, part of them watched unless the method cross-fits.
+
+    Only ser+ws lets `voters` vote (None: the built-in heuristics) and takes `votes` of the same pairs, in any order.
+    Raises GoldError without a visible label that is no tie, DataError without a pair to label or for repeated pairs,
+    VotesError for pairs without votes.
+    """
+    if len(np.unique(pairs.pair_ids)) < len(pairs):
+        raise DataError("some pairs occur more than once; expected unique pairs: read them with on_bad_rows='drop'")
+    visible = ~np.isnan(pairs.gold)
+    if options.gold is not None:
+        visible = gold_sample(pairs, options.gold, options.seed)
+    if not (visible & (pairs.gold != 0.5)).any():
+        raise GoldError("no visible label tells which response is preferred, so there is no seed; keep more labels")
+    if visible.all():
+        raise DataError(f"all {len(pairs)} labels are visible, so no pair is left to label; keep fewer with gold")
+    crossfitted = options.method == "ser+ws"
+    watched = np.zeros(len(pairs), dtype=np.bool_) if crossfitted else _watched(pairs, visible, options)
+    hidden = pairs.with_gold(np.where(visible & ~watched, pairs.gold, np.nan))
+    controls_need = "oracle" in options.controls and np.isnan(pairs.gold[~visible]).all()
+    if controls_need:
+        raise GoldError("the control oracle needs true labels of the pool, and there are none; leave it out")
+    return Ground(hidden, watched, pairs.gold, _votes(hidden, voters, votes) if crossfitted else None)
+
+
+def _watched(pairs: Pairs, visible: BoolArray, options: EvolveOptions) -> BoolArray:
+    """Return about `watch_share` of the visible labels, whole groups of them; none where they are of one group."""
+    none = np.zeros(len(pairs), dtype=np.bool_)
+    if options.watch_share == 0:
+        return none
+    try:
+        _, watched = split_by_group(pairs.take(visible), options.watch_share, options.seed)
+    except DataError:
+        return none
+    chosen = visible & np.isin(pairs.pair_ids, watched.pair_ids)
+    left = visible & ~chosen & (pairs.gold != 0.5)
+    return chosen if left.any() else none
+
+
+def _votes(pairs: Pairs, voters: Iterable[Any] | None, votes: VoteMatrix | None) -> VoteMatrix | None:
+    panel = heuristics() if voters is None else list(voters)
+    said = apply(panel, pairs) if panel else None
+    if votes is None:
+        return said
+    given = _of(votes, pairs)
+    if said is None:
+        return given
+    both = sorted(set(given.names) & set(said.names))
+    if both:
+        raise VotesError(f"votes and voters both hold {', '.join(both)}; expected each voter once: leave one out")
+    return replace(
+        said,
+        votes=np.column_stack([said.votes, given.votes]),
+        margins=np.column_stack([said.margins, given.margins]),
+        names=(*said.names, *given.names),
+        errors={**said.errors, **given.errors},
+    )
+
+
+def _of(votes: VoteMatrix, pairs: Pairs) -> VoteMatrix:
+    """Return the votes on these pairs, in their order."""
+    row = {name: i for i, name in enumerate(votes.pair_ids.tolist())}
+    missing = [name for name in pairs.pair_ids.tolist() if name not in row]
+    if missing:
+        raise VotesError(
+            f"there are no votes on {len(missing)} of {len(pairs)} pairs, the first is {missing[0]}; expected votes on "
+            "all of them: make them of this very file"
+        )
+    return replace(votes.take([row[name] for name in pairs.pair_ids.tolist()]), groups=pairs.groups)

@@ -1,0 +1,193 @@
+"""One iteration of a loop: label, keep, train, measure; every step is a file, made once."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from augment.drift_guards import Watched, alarms, drift_figures, label_figures
+from augment.evolve_controls import Effort, control
+from augment.evolve_method import Ground, Method
+from augment.evolve_options import EvolveOptions
+from augment.evolve_run import Folder, steps_of
+from augment.evolve_training import (
+    export_kept,
+    export_seed,
+    held_out_figures,
+    mean_preference,
+    members,
+    rewards_of,
+    train,
+    within_budget,
+)
+from augment.learning_status import Status
+from augment.self_labels import SelfLabels, read_self_labels, write_self_labels
+from labeling.antisymmetric import sigmoid
+from labeling.errors import DataError
+from labeling.files import write_json
+from labeling.folds import group_folds
+from labeling.pairs import Pairs
+from rm.config import RewardConfig
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Round:
+    """Iteration n of a loop; 0 trains on the seed alone."""
+
+    n: int
+    folder: Folder
+    ground: Ground
+    rule: Method
+    options: EvolveOptions
+    test: Pairs | None
+
+    @cached_property
+    def path(self) -> Path:
+        """Folder of this iteration."""
+        return self.folder.iteration(self.n)
+
+    @cached_property
+    def config(self) -> RewardConfig:
+        """How this iteration's reward models are trained."""
+        return self.options.trainer(self.n)
+
+    @cached_property
+    def history(self) -> list[SelfLabels]:
+        """Labels of the iterations before this one, from iteration 1 on."""
+        ids = self.ground.pairs.pair_ids
+        return [read_self_labels(self.folder.iteration(i) / "self_labels.parquet", ids) for i in range(1, self.n)]
+
+    def run(self) -> None:
+        """Do what is not done yet: labels, kept pairs, reward models, controls; the row of the ledger last."""
+        self.folder.once(self.path / "figures.json", self._run)
+
+    def _run(self) -> None:
+        labels = self._labels() if self.n else None
+        row = self._label_row(labels)
+        done = labels is not None and (labels.status == Status.CONVERGED or self._no_better(row))
+        models = [] if done else self._train(labels)
+        row |= {"steps": steps_of(models[:1])} | held_out_figures(models, self.test if models else None)
+        if models and not self.rule.folds:
+            row |= self._watch_row(mean_preference(models, self._watched_pairs()), self.ground.watched)
+        row["controls"] = {} if labels is None or done else self._controls(labels)
+        write_json(self.path / "figures.json", row)
+
+    def _labels(self) -> SelfLabels:
+        path, ids = self.path / "self_labels.parquet", self.ground.pairs.pair_ids
+        if not path.is_file():
+            rewards = self._crossfitted() if self.rule.folds else self._rewards_of_last()
+            labels = self.rule.label(self.n, rewards, self.ground, self.history)
+            trained = within_budget(labels.trained, self.ground, self.options.budget, self.options.seed)
+            write_self_labels(path, replace(labels, trained=trained), ids)
+        shutil.rmtree(self.path / "folds", ignore_errors=True)  # what they gave is in the labels now
+        return read_self_labels(path, ids)
+
+    def _rewards_of_last(self) -> FloatArray:
+        models = members(self.folder.iteration(self.n - 1), self.rule.members)
+        return np.stack([rewards_of(model, self.ground.pairs) for model in models])
+
+    def _crossfitted(self) -> FloatArray | None:
+        """Return rewards (1, n, 2), those of each part by a model trained on the last labels of the other parts."""
+        if self.n == 1:
+            return None
+        parts = group_folds(self.ground.pairs.groups, self.rule.folds)
+        if not parts.any():
+            raise DataError("all pairs are of one group, so none can be left out of a training; give a group column")
+        rewards = np.empty((1, len(parts), 2))
+        for k in range(int(parts.max()) + 1):
+            rewards[0, parts == k] = self._rewards_of_part(k, parts == k)
+        return rewards
+
+    def _rewards_of_part(self, k: int, part: BoolArray) -> FloatArray:
+        home, seed = self.path / "folds" / str(k), self.options.seed
+        self.folder.once(home / "data", lambda: export_kept(home / "data", self.ground, self.history[-1], ~part, seed))
+        what = f"iteration {self.n}: training without part {k + 1} of {self.rule.folds}, which it is to label"
+        self.folder.training(home / "rm", what, lambda: train(home / "data", self.config, home / "rm"))
+        return rewards_of(home / "rm", self.ground.pairs.take(part))
+
+    def _train(self, labels: SelfLabels | None) -> list[Path]:
+        kept, ground, seed = self.path / "kept", self.ground, self.options.seed
+        everywhere = np.ones(len(ground.pairs), dtype=np.bool_)
+        if labels is None:
+            self.folder.once(kept, lambda: export_seed(kept, ground, seed))
+        else:
+            self.folder.once(kept, lambda: export_kept(kept, ground, labels, everywhere, seed))
+        models = members(self.path, self.rule.members)
+        on = f"the seed's {ground.seed.sum()} labels" if labels is None else f"{labels.trained.sum()} kept pairs"
+        for i, model in enumerate(models):
+            self._train_one(model, kept, replace(self.config, seed=seed + i), f"training on {on}")
+        return models
+
+    def _train_one(self, model: Path, data: Path, config: RewardConfig, what: str) -> None:
+        self.folder.training(model, f"iteration {self.n}: {what}", lambda: train(data, config, model))
+
+    def _controls(self, labels: SelfLabels) -> dict[str, Row]:
+        chain = [self.folder.iteration(i) / "rm" for i in range(self.n + 1)]
+        effort = Effort(labels, self.config, steps_of(chain), self.n)
+        rows = {}
+        for name in self.options.controls:
+            home = self.path / "controls" / name
+            data, config = control(name, effort, self.ground, home / "data", self.options.seed)
+            self._train_one(home / "rm", data, config, f"control {name}")
+            rows[str(name)] = {"steps": steps_of([home / "rm"])} | held_out_figures([home / "rm"], self.test)
+        return rows
+
+    def _label_row(self, labels: SelfLabels | None) -> Row:
+        ground = self.ground
+        row: Row = {"iteration": self.n, "seed": int(ground.seed.sum()), "pool": int(ground.pool.sum())}
+        row |= {"status": None, "facts": {}, "alarms": [], "held_out_log_loss": None}
+        if labels is None:
+            return row
+        gold = np.where(ground.seed, ground.pairs.gold, np.nan)
+        before = self.history[-1] if self.history else None
+        row |= {"status": labels.status or None, "facts": dict(labels.facts)}
+        row |= label_figures(labels, ground.pool, ground.hidden)
+        row |= drift_figures(labels, before, ground.pool, gold, ground.longer)
+        if self.rule.folds:
+            calibration = labels.facts.get("calibration")
+            held_out = None if calibration is None else calibration["log_loss"]
+            p_a = sigmoid(labels.margin[ground.seed])
+            row |= {} if np.isnan(p_a).any() else self._watch_row(p_a, ground.seed)
+            row["held_out_log_loss"] = held_out
+        return row
+
+    def _watched_pairs(self) -> Pairs:
+        return self.ground.pairs.take(self.ground.watched)
+
+    def _watch_row(self, p_a: FloatArray, rows: BoolArray) -> Row:
+        """Return figures and alarms on pairs (mask, (n,)) whose label did not train what gave p_a; keep p_a."""
+        if not rows.any():
+            return {}
+        now = Watched(p_a, self.ground.true[rows], self.ground.pairs.groups[rows])
+        write_json(self.path / "watched.json", {"p_a": p_a.tolist()})
+        past = [row for row in self.folder.rows() if row.get("watched_log_loss") is not None]
+        best = min(past, key=lambda row: row["watched_log_loss"], default=None)
+        before = None if best is None else replace(now, p_a=self._watched_before(best["iteration"]))
+        found = now.figures()
+        return found | {
+            "alarms": alarms(now, before, self.n),
+            "held_out_log_loss": found["watched_log_loss"],
+        }
+
+    def _watched_before(self, n: int) -> FloatArray:
+        import json
+
+        said = json.loads((self.folder.iteration(n) / "watched.json").read_text(encoding="utf-8"))
+        return np.array(said["p_a"], dtype=np.float64)
+
+    def _no_better(self, row: Row) -> bool:
+        """Whether labels judged before any training on them are no better than the best of those before."""
+        past = [before["held_out_log_loss"] for before in self.folder.rows()]
+        known = [loss for loss in past if loss is not None]
+        judged = row["held_out_log_loss"]
+        return self.rule.stops_early and judged is not None and bool(known) and judged >= min(known)

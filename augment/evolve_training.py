@@ -1,0 +1,108 @@
+"""What one training of a loop takes and leaves: the pairs exported, the reward model, its rewards and figures."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from augment.evolve_method import Ground
+from augment.export import ExportOptions, export
+from augment.self_labels import SelfLabels
+from labeling.antisymmetric import sigmoid
+from labeling.errors import WeakprefWarning
+from labeling.metrics import accuracy, ece, log_loss
+from labeling.pairs import Pairs
+from rm.config import RewardConfig
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+def members(folder: Path, n: int) -> list[Path]:
+    """Return where the n reward models of an iteration lie: rm, rm-1, rm-2, ..."""
+    return [folder / ("rm" if i == 0 else f"rm-{i}") for i in range(n)]
+
+
+def export_seed(out: Path, ground: Ground, seed: int) -> Path:
+    """Write the pairs of the seed, with their gold label."""
+    pairs = ground.pairs.take(ground.seed)
+    return export(out, pairs, np.full(len(pairs), np.nan), options=ExportOptions(seed=seed))
+
+
+def export_kept(out: Path, ground: Ground, labels: SelfLabels, rows: BoolArray, seed: int) -> Path:
+    """Write the seed and the pairs that labels train on, those of `rows` (n,), each with the round its label is of.
+
+    Labels of a reward model have the origin self; those of voters alone, weak.
+    """
+    kept = np.flatnonzero((ground.seed | labels.trained) & rows)
+    rounds = np.maximum(labels.iteration[kept], 1)
+    origin = "weak" if np.isnan(labels.margin).all() else "self"
+    return export(
+        out,
+        ground.pairs.take(kept),
+        labels.target[kept],
+        None if ground.votes is None else ground.votes.take(kept),
+        weights=np.where(ground.seed, 1.0, labels.weight)[kept],
+        iterations=rounds,
+        options=ExportOptions(origin, int(rounds.max()), seed=seed),
+    )
+
+
+def within_budget(trained: BoolArray, ground: Ground, budget: int | None, seed: int) -> BoolArray:
+    """Return the pairs (n,) to train on beside the seed: all, or as many drawn of them as a training has room for.
+
+    A training of few steps over many pairs would otherwise hardly see the seed.
+    """
+    rows = np.flatnonzero(trained)
+    room = len(rows) if budget is None else room_beside(ground, budget)
+    if len(rows) <= room:
+        return trained
+    rows = rows[np.argsort(ground.pairs.pair_ids[rows])]  # no order of the rows changes what is drawn
+    chosen = np.zeros(len(trained), dtype=np.bool_)
+    chosen[np.random.default_rng(seed).choice(rows, room, replace=False)] = True
+    return chosen
+
+
+def room_beside(ground: Ground, budget: int) -> int:
+    """Return for how many pairs a training that sees `budget` pairs has room beside the seed: half of it at least."""
+    return max(budget - int(ground.seed.sum()), budget // 2)
+
+
+def train(data: Path, config: RewardConfig, out: Path) -> Path:
+    """Train a reward model, from its last checkpoint where there is one."""
+    import rm
+
+    with warnings.catch_warnings():  # every training of a loop would say the same of over-long conversations
+        warnings.filterwarnings("ignore", ".*lost their beginning", WeakprefWarning)
+        return rm.train(data, config, out=out, resume=True)
+
+
+def rewards_of(model: Path, pairs: Pairs) -> FloatArray:
+    """Return the rewards of both responses of each pair, shape (n, 2)."""
+    import rm
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*lost their beginning", WeakprefWarning)
+        return np.asarray(rm.score(model, pairs), dtype=np.float64)
+
+
+def mean_preference(models: list[Path], pairs: Pairs) -> FloatArray:
+    """Return P(A preferred), shape (n,): the mean over reward models of sigmoid(r_a - r_b)."""
+    rewards = np.stack([rewards_of(model, pairs) for model in models])
+    mean: FloatArray = sigmoid(rewards[:, :, 0] - rewards[:, :, 1]).mean(axis=0)
+    return mean
+
+
+def held_out_figures(models: list[Path], test: Pairs | None) -> dict[str, float | int | None]:
+    """Return n, accuracy, log-loss and ECE on the labelled test pairs, the names beginning with test_."""
+    names = ("accuracy", "log_loss", "ece")
+    if test is None:
+        return {"test_n": 0} | {f"test_{name}": None for name in names}
+    p_a = mean_preference(models, test)
+    values = (metric(p_a, test.gold) for metric in (accuracy, log_loss, ece))
+    return {"test_n": int((~np.isnan(test.gold)).sum())} | {
+        f"test_{name}": value for name, value in zip(names, values, strict=True)
+    }

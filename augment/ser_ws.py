@@ -1,0 +1,88 @@
+"""ser+ws: the reward model is one voter among labeling functions and judges, cross-fitted and anchored on the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from augment.choose import choose
+from augment.evolve_method import Ground
+from augment.evolve_training import room_beside
+from augment.self_labels import SelfLabels
+from labeling.errors import VotesError
+from labeling.label_model import LabelModel
+from labeling.votes import Vote, VoteMatrix
+
+FloatArray = npt.NDArray[np.float64]
+RM = "rm"
+"""Name of the reward model among the voters."""
+
+
+@dataclass(frozen=True)
+class SerWs:
+    """Weak supervision with a reward model in it: soft labels and weights, the pool labelled anew each time.
+
+    Iteration 1 has the votes alone; from 2 on the reward model votes too. It learned from the other voters, so the
+    label model gives it weight on gold only (`LabelModel.self_labels`), where its margins come from models that saw
+    neither that pair nor its group.
+    """
+
+    folds: int = 3
+    budget: int | None = None
+    """Pairs a training sees: the seed and draws from the surer half of the others (`choose`); None = all of them."""
+    seed: int = 0
+    """Seed of those draws."""
+    members: int = 1
+    stops_early: bool = True
+
+    def label(self, n: int, rewards: FloatArray | None, ground: Ground, history: Sequence[SelfLabels]) -> SelfLabels:  # noqa: ARG002
+        """Merge all votes into a posterior; a pair's weight is how sure it is, |2 p - 1|."""
+        if ground.votes is None:
+            raise VotesError("ser+ws needs votes on the pairs; pass voters, or votes of judges")
+        margin = np.full(len(ground.pairs), np.nan) if rewards is None else rewards[0, :, 0] - rewards[0, :, 1]
+        votes = ground.votes if rewards is None else beside(ground.votes, RM, margin)
+        model = LabelModel([] if rewards is None else [RM]).fit(votes, ground.pairs.gold)
+        p_a = model.posterior(votes)
+        kept = ground.pool & (p_a != 0.5)
+        if self.budget is not None:
+            room = room_beside(ground, self.budget)
+            kept &= choose(ground.pairs, p_a, int(ground.seed.sum()) + room, seed=self.seed)
+        found = None if model.calibration_ is None else model.calibration_.figures()
+        return SelfLabels(
+            p_a=p_a,
+            margin=margin,
+            spread=np.full(len(p_a), np.nan),
+            trained=kept,
+            target=np.where(kept, p_a, np.nan),
+            weight=np.abs(2 * p_a - 1),
+            iteration=np.where(kept, n, 0).astype(np.int32),
+            facts={
+                "structure": model.structure_,
+                "rm_weight": float(model.weights_[votes.names.index(RM)]) if RM in votes.names else None,
+                "calibration": found,
+            },
+        )
+
+
+def beside(votes: VoteMatrix, name: str, margin: FloatArray) -> VoteMatrix:
+    """Return votes (n, m) with one more voter, which prefers by the sign of its margin (n,); NaN or 0 = abstains."""
+    if name in votes.names:
+        raise VotesError(f"a voter is called {name}, which is kept for the loop's own reward model; rename it")
+    said = np.where(margin > 0, Vote.A, np.where(margin < 0, Vote.B, Vote.ABSTAIN)).astype(np.int8)
+    return VoteMatrix(
+        np.column_stack([votes.votes, said]),
+        np.column_stack([votes.margins, margin.astype(np.float32)]),
+        (*votes.names, name),
+        votes.pair_ids,
+        votes.groups,
+        votes.errors,
+    )
+
+
+def standardised(rewards: FloatArray) -> FloatArray:
+    """Return rewards (n, 2) divided by the root mean square of their margins: models of different folds alike."""
+    size = float(np.sqrt(np.mean((rewards[:, 0] - rewards[:, 1]) ** 2)))
+    return rewards / size if size > 0 else rewards

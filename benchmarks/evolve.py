@@ -1,0 +1,313 @@
+"""Does self-improvement improve anything? SER, ser+ws and their controls on held-out groups, with few labels visible.
+
+python benchmarks/evolve.py run --data ukp_convincing --gold 150 50 --seeds 0 1 2 3 4
+python benchmarks/evolve.py left --data ukp_convincing --gold 150 50    # what is not measured yet
+python benchmarks/evolve.py table                                       # writes the tables of docs/evolve.md
+python benchmarks/evolve.py plot                                        # draws docs/evolve.png
+
+Reads ../shared/data. Every row goes into data/bench/evolve.json when it is there, and is not measured again: the run
+can be stopped at any time. A seed draws the split (a fifth of the pairs, by group, tests), the visible labels and the
+order of training. All reward models are MiniLM, trained with the settings of `weakpref demo`: 80 steps of 16 pairs,
+three lowest layers frozen, 128 tokens. Arms:
+
+gold only       the seed's labels, 80 steps
+equal steps     the seed's labels, for as many steps as SER (paper) took over all its iterations
+SER, paper      three iterations as in the paper; SER, as released likewise
+weak only       labels of the heuristics merged by LabelModel (iteration 1 of ser+ws)
+ser+ws          the default method, at most three iterations; the reward model it names
+oracle          the pairs that reward model trained on, with their true labels
+full            all labels of the pool, 80 steps: 1,280 of them are seen
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from augment.demo import MAX_TEST_PAIRS, REWARD_CONFIG, TEST_SHARE
+from augment.evolve import Evolved, evolve, stated
+from augment.evolve_controls import Effort, control
+from augment.evolve_ground import lay_out
+from augment.evolve_options import EvolveOptions
+from augment.evolve_run import claim, steps_of
+from augment.evolve_training import held_out_figures, train
+from augment.export import ExportOptions, export
+from augment.self_labels import read_self_labels
+from labeling import read_pairs, split_by_group
+from labeling.errors import WeakprefWarning
+from labeling.files import write_json
+from labeling.pairs import Pairs
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "data" / "bench" / "evolve.json"
+SETS = ("ukp_convincing", "hh_harmless")
+GOLD = (150, 50, 450, 0.15)
+ARMS = ("gold only", "equal steps", "SER, paper", "SER, as released", "weak only", "ser+ws", "oracle", "full")
+BASE = "gold only"
+"""The arm that gains are measured against, seed by seed."""
+LABEL_FIGURES = (
+    "label_accuracy", "label_ece", "trained_accuracy", "kept_share", "length_drift", "reward_length_correlation",
+    "consistency_rate", "alarms",
+)  # fmt: skip
+
+
+def key(data: str, gold: float, seed: int, arm: str) -> str:
+    return f"{data} gold={gold:g} seed={seed} {arm}"
+
+
+def rows() -> dict[str, Any]:
+    return json.loads(OUT.read_text()) if OUT.is_file() else {}
+
+
+def left(data: str, golds: Sequence[float], seeds: Sequence[int]) -> Iterator[tuple[float, int, str]]:
+    """Yield what is not measured yet, seed by seed."""
+    known = rows()
+    for seed in seeds:
+        for gold in golds:
+            yield from ((gold, seed, arm) for arm in ARMS if key(data, gold, seed, arm) not in known)
+
+
+class Cell:
+    """All arms of one set, number of labels and seed; each is measured once."""
+
+    def __init__(self, data: str, gold: float, seed: int, work: Path) -> None:
+        self.data, self.gold, self.seed = data, gold, seed
+        self.home = work / f"{data}-{gold:g}-{seed}"
+        self.shared = work / f"{data}-full-{seed}"
+        pairs = read_pairs(ROOT.parent / "shared" / "data" / f"{data}.parquet", on_bad_rows="drop")
+        self.pairs, test = split_by_group(pairs, TEST_SHARE, seed)
+        test = test.take(~np.isnan(test.gold))
+        chosen = np.random.default_rng(seed).permutation(len(test))[:MAX_TEST_PAIRS]
+        self.test: Pairs = test.take(np.sort(chosen))
+        # Every visible label trains in every arm, so that none has fewer of them.
+        self.options = EvolveOptions(config=REWARD_CONFIG, gold=gold, seed=seed, watch_share=0.0)
+
+    def run(self) -> None:
+        names = [arm for gold, seed, arm in left(self.data, [self.gold], [self.seed])]
+        if not names:
+            return
+        ours = self.loop("ser+ws", replace(self.options, method="ser+ws"))
+        self.note("gold only", self.row(ours, 0))
+        self.note("weak only", self.row(ours, 1))
+        self.note("ser+ws", self.row(ours, ours.best))
+        self.full()
+        paper = self.loop("SER, paper", replace(self.options, method="ser", preset="paper"), ours)
+        self.note("SER, paper", self.row(paper, paper.best))
+        chain = [paper.path / f"iteration-{i}" / "rm" for i in range(paper.best + 1)]
+        self.control("equal steps", "equal-steps", paper, paper.best, steps_of(chain))
+        self.control("oracle", "oracle", ours, ours.best, 0)
+        released = self.loop("SER, as released", replace(self.options, method="ser", preset="as_released"), ours)
+        self.note("SER, as released", self.row(released, released.best))
+        shutil.rmtree(self.home)
+
+    def loop(self, arm: str, options: EvolveOptions, first: Evolved | None = None) -> Evolved:
+        """Run a loop; the reward model of its seed, the same in all of them, is taken from another."""
+        out = self.home / arm.replace(", ", "-").replace(" ", "-")
+        ground = lay_out(self.pairs, options, None, None)
+        claim(out, stated(self.pairs, options, self.test, ground.votes), resume=True)
+        for name in ("kept", "rm"):
+            there = out / "iteration-0" / name
+            if first is not None and not there.exists():
+                shutil.copytree(first.path / "iteration-0" / name, there.with_name(f".{name}.part"))
+                there.with_name(f".{name}.part").rename(there)
+        with self.clock(arm):
+            return evolve(self.pairs, out, options, test=self.test, resume=True)
+
+    def row(self, found: Evolved, n: int) -> dict[str, Any]:
+        """Return the figures of iteration n."""
+        row = found.rows[n]
+        each = {name: row[name] for name in LABEL_FIGURES if name in row}
+        return self.figures(row) | {"iteration": n, "stopped": found.stopped, "ledger": found.rows} | each
+
+    def control(self, arm: str, name: Any, found: Evolved, n: int, steps: int) -> None:
+        if key(self.data, self.gold, self.seed, arm) in rows():
+            return
+        home = self.home / arm.replace(" ", "-")
+        options = replace(self.options, method="ser+ws")
+        ground = lay_out(self.pairs, replace(options, method="ser"), None, None)
+        labels = read_self_labels(found.path / f"iteration-{max(n, 1)}" / "self_labels.parquet", ground.pairs.pair_ids)
+        effort = Effort(labels, options.trainer(n), steps, n)
+        data, config = control(name, effort, ground, home / "data", self.seed)
+        with self.clock(arm):
+            if not (home / "rm").is_dir():
+                train(data, config, home / "rm")
+            self.note(arm, self.figures(held_out_figures([home / "rm"], self.test)) | {"steps": config.max_steps})
+
+    def full(self) -> None:
+        """All labels: the same whatever is visible, so it is trained once a seed."""
+        for known, row in rows().items():
+            if known.startswith(f"{self.data} ") and known.endswith(f"seed={self.seed} full"):
+                self.note("full", row)
+                return
+        data = self.shared / "data"
+        labelled = self.pairs.take(~np.isnan(self.pairs.gold))
+        export(data, labelled, labelled.gold, options=ExportOptions(seed=self.seed))
+        with self.clock("full"):
+            train(data, replace(REWARD_CONFIG, seed=self.seed), self.shared / "rm")
+        self.note("full", self.figures(held_out_figures([self.shared / "rm"], self.test)))
+        shutil.rmtree(self.shared)
+
+    def figures(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {name: row[f"test_{name}"] for name in ("n", "accuracy", "log_loss", "ece")}
+
+    def note(self, arm: str, row: dict[str, Any]) -> None:
+        known = rows()
+        known.setdefault(key(self.data, self.gold, self.seed, arm), row)
+        write_json(OUT, known)
+
+    @contextmanager
+    def clock(self, arm: str) -> Iterator[None]:
+        begin = time.process_time(), time.perf_counter()
+        yield
+        cpu, wall = time.process_time() - begin[0], time.perf_counter() - begin[1]
+        name = f"{self.data} gold={self.gold:g} seed={self.seed}"
+        print(f"{name} {arm}: {cpu:.0f} CPU-s, {wall:.0f} s", flush=True)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return mean and half of Student's 95 % interval over seeds; NaN for one seed."""
+    from scipy.stats import t
+
+    x = np.array(values)
+    if len(x) < 2:
+        return float(x.mean()), float("nan")
+    return float(x.mean()), float(t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+
+
+def measured(known: dict[str, Any], data: str, gold: float, arm: str) -> list[int]:
+    """Return the seeds of which an arm is measured."""
+    return [seed for seed in range(100) if key(data, gold, seed, arm) in known]
+
+
+def sizes(known: dict[str, Any], data: str) -> list[float]:
+    """Return the numbers of visible labels that are measured for some seed, a share last."""
+    found = [gold for gold in GOLD if measured(known, data, gold, BASE)]
+    return sorted(found, key=lambda gold: gold if gold > 1 else float("inf"))
+
+
+def table(known: dict[str, Any], data: str) -> str:
+    """Return the Markdown table of one set: accuracy / log-loss / ECE, and the gain over gold only, in points."""
+    golds = sizes(known, data)
+    if not golds:
+        return "(not measured yet)"
+    head = " | ".join(f"{label(gold)} | gain, points [95 % over seeds]" for gold in golds)
+    lines = [f"| {data}: accuracy / log-loss / ECE (seeds) | {head} |", "|---" * (2 * len(golds) + 1) + "|"]
+    lines += [f"| {arm} | " + " | ".join(_cells(known, data, gold, arm) for gold in golds) + " |" for arm in ARMS]
+    return "\n".join(lines)
+
+
+def label(gold: float) -> str:
+    return f"{gold:g} gold" if gold >= 1 else f"{100 * gold:g} % gold"
+
+
+def _cells(known: dict[str, Any], data: str, gold: float, arm: str) -> str:
+    seeds = [seed for seed in measured(known, data, gold, arm) if key(data, gold, seed, BASE) in known]
+    if not seeds:
+        return "- | -"
+    each = [known[key(data, gold, seed, arm)] for seed in seeds]
+    base = [known[key(data, gold, seed, BASE)] for seed in seeds]
+    accuracy, loss, error = (np.mean([row[name] for row in each]) for name in ("accuracy", "log_loss", "ece"))
+    gain, half = spread([100 * (row["accuracy"] - other["accuracy"]) for row, other in zip(each, base, strict=True)])
+    interval = "" if np.isnan(half) else f" [{gain - half:+.1f}, {gain + half:+.1f}]"
+    return f"{accuracy:.3f} / {loss:.3f} / {error:.3f} ({len(seeds)}) | {gain:+.1f}{interval}"
+
+
+def labels_table(known: dict[str, Any], data: str) -> str:
+    """Return what the ledgers say of the self-labels, iteration by iteration, means over seeds."""
+    lines = [
+        "| loop | iteration | runs | label accuracy / ECE | kept pairs right | kept share | length drift | test |",
+        "|---" * 8 + "|",
+    ]
+    for gold in sizes(known, data):
+        for arm in ("SER, paper", "SER, as released", "ser+ws"):
+            ledgers = [known[key(data, gold, seed, arm)]["ledger"] for seed in measured(known, data, gold, arm)]
+            for n in range(1, max(map(len, ledgers), default=0)):
+                found = [ledger[n] for ledger in ledgers if len(ledger) > n]
+                lines += [f"| {arm}, {label(gold)} | {n} | {len(found)} | {_label_cells(found)}"]
+    return "\n".join(lines) if len(lines) > 2 else "(not measured yet)"
+
+
+def _label_cells(found: Sequence[dict[str, Any]]) -> str:
+    def mean(name: str) -> str:
+        values = [row[name] for row in found if row.get(name) is not None]
+        return f"{np.mean(values):.3f}" if values else "-"
+
+    names = ("trained_accuracy", "kept_share", "length_drift", "test_accuracy")
+    return f"{mean('label_accuracy')} / {mean('label_ece')} | " + " | ".join(mean(name) for name in names) + " |"
+
+
+def tables() -> dict[str, str]:
+    """Return the tables of docs/evolve.md by name."""
+    known = rows()
+    return {data: table(known, data) for data in SETS} | {f"{data}-labels": labels_table(known, data) for data in SETS}
+
+
+def write_tables(path: Path) -> None:
+    """Put the tables between their marks in a Markdown file."""
+    text = path.read_text(encoding="utf-8")
+    for name, made in tables().items():
+        begin, end = f"<!-- table:{name} -->\n", "\n<!-- /table -->"
+        head, rest = text.split(begin)
+        text = head + begin + made + end + rest.split(end, 1)[1]
+    path.write_text(text, encoding="utf-8")
+
+
+def plot(known: dict[str, Any], path: Path) -> None:
+    """Draw accuracy on held-out pairs by arm, a dot a seed, a panel a set and number of labels."""
+    from matplotlib.figure import Figure
+
+    panels = [(data, gold) for data in SETS for gold in GOLD if measured(known, data, gold, BASE)]
+    if not panels:
+        return
+    figure = Figure(figsize=(4 * len(panels) + 1, 4), layout="constrained")
+    for axes, (data, gold) in zip(np.ravel(figure.subplots(1, len(panels), squeeze=False)), panels, strict=True):
+        for y, arm in enumerate(ARMS[::-1]):
+            values = [known[key(data, gold, seed, arm)]["accuracy"] for seed in measured(known, data, gold, arm)]
+            axes.scatter(values, [y] * len(values), alpha=0.5)
+            if values:
+                axes.plot([np.mean(values)] * 2, [y - 0.3, y + 0.3], color="black")
+        axes.set(yticks=range(len(ARMS)), yticklabels=ARMS[::-1], title=f"{data}, {label(gold)}", xlabel="accuracy")
+    figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "left", "table", "plot"])
+    parser.add_argument("--data", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--gold", nargs="+", type=float, default=list(GOLD))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "evolve-bench")
+    options = parser.parse_args(argv)
+    golds = [int(gold) if gold >= 1 else gold for gold in options.gold]
+    if options.what == "table":
+        write_tables(ROOT / "docs" / "evolve.md")
+        return 0
+    if options.what == "plot":
+        plot(rows(), ROOT / "docs" / "evolve.png")
+        return 0
+    if options.what == "left":
+        for data in options.data:
+            waiting = list(left(data, golds, options.seeds))
+            print(f"{data}: {len(waiting)} of {len(golds) * len(options.seeds) * len(ARMS)} cells are left")
+        return 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", WeakprefWarning)
+        for data in options.data:
+            for seed in options.seeds:
+                for gold in golds:
+                    Cell(data, gold, seed, options.work).run()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

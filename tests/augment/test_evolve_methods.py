@@ -1,0 +1,138 @@
+"""Ensembles, weak supervision with a reward model in it, and what goes over from one iteration to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from augment.evolve_controls import Effort, coins, oracle
+from augment.evolve_method import Ground
+from augment.evolve_training import within_budget
+from augment.rm_ensemble import Ensemble
+from augment.self_labels import read_self_labels, write_self_labels
+from augment.ser_ws import RM, SerWs, beside
+from labeling.errors import DataError, VotesError
+from labeling.votes import VoteMatrix
+from rm.config import RewardConfig
+
+N = 300
+
+
+@pytest.fixture(scope="module")
+def ground(make_pairs: Callable) -> Ground:
+    """300 pairs in 60 groups, A preferred in every second, 60 with a visible label; three voters, right in 0.7."""
+    rng = np.random.default_rng(0)
+    prompts = [[{"role": "user", "content": f"Question {i // 5}?"}] for i in range(N)]
+    pairs = make_pairs([(prompt, f"one {i}", f"other {i}") for i, prompt in enumerate(prompts)])
+    true = (np.arange(N) % 2 == 0).astype(float)
+    right = rng.random((N, 3)) < 0.7
+    votes = np.where(right, 1 - true[:, None], true[:, None]).astype(np.int8)
+    matrix = VoteMatrix(votes, np.full((N, 3), np.nan, np.float32), ("x", "y", "z"), pairs.pair_ids, pairs.groups)
+    seed = np.where(np.arange(N) < 60, true, np.nan)
+    return Ground(pairs.with_gold(seed), np.zeros(N, dtype=bool), true, matrix)
+
+
+def rewards(margin):
+    return np.column_stack([margin / 2, -margin / 2])[None]
+
+
+def test_an_ensemble_keeps_what_all_its_members_prefer_with_their_mean_and_spread(ground):
+    both = np.concatenate([rewards(np.ones(N)), rewards(np.where(np.arange(N) < 200, 3.0, -1.0))])
+    labels = Ensemble(2).label(1, both, ground, [])
+    assert labels.trained[60:200].all()
+    assert not labels.trained[200:].any()
+    assert not labels.trained[:60].any()
+    assert labels.p_a[100] == pytest.approx((1 / (1 + np.exp(-1)) + 1 / (1 + np.exp(-3))) / 2)
+    assert labels.spread[100] == pytest.approx((1 / (1 + np.exp(-3)) - 1 / (1 + np.exp(-1))) / 2)
+    assert labels.facts["members_consistency"] == pytest.approx(140 / 240)
+
+
+def test_a_reward_model_that_is_right_on_gold_moves_the_posterior_and_one_that_is_not_does_not(ground):
+    rng = np.random.default_rng(1)
+    side = np.where(ground.true == 1, 1.0, -1.0)
+    alone = SerWs().label(1, None, ground, [])
+    good = SerWs().label(2, rewards(side * np.where(rng.random(N) < 0.9, 1.0, -1.0) * 2), ground, [alone])
+    noise = SerWs().label(2, rewards(rng.normal(size=N)), ground, [alone])
+
+    def loss(labels):
+        p = np.where(ground.true == 1, labels.p_a, 1 - labels.p_a)[ground.pool]
+        return -np.log(p).mean()
+
+    assert loss(good) < loss(alone) - 0.1
+    assert abs(loss(noise) - loss(alone)) < 0.02
+    assert good.facts["rm_weight"] > 1 > 0.3 > abs(noise.facts["rm_weight"])
+
+
+def test_the_reward_model_is_declared_a_self_label_so_its_agreement_with_voters_earns_it_nothing(ground):
+    """A reward model that repeats the voters' majority, wrong on all gold where they are, adds no confidence."""
+    copied = np.where((ground.votes.votes == 0).sum(axis=1) >= 2, 3.0, -3.0)
+    alone = SerWs().label(1, None, ground, [])
+    looped = SerWs().label(2, rewards(copied), ground, [alone])
+    sure = [np.abs(labels.p_a - 0.5)[ground.pool].mean() for labels in (alone, looped)]
+    assert sure[1] < sure[0] + 0.03
+
+
+def test_every_pair_of_the_pool_is_labelled_anew_softly_with_its_surety_as_weight(ground):
+    alone = SerWs().label(1, None, ground, [])
+    assert alone.trained[ground.pool].all()
+    assert (alone.target[ground.pool] == alone.p_a[ground.pool]).all()
+    assert np.allclose(alone.weight, np.abs(2 * alone.p_a - 1))
+    few = SerWs(budget=150).label(1, None, ground, [])
+    assert few.trained.sum() == 90  # the seed takes 60 of the 150
+    assert few.weight[few.trained].mean() > alone.weight[ground.pool].mean()
+
+
+def test_hidden_labels_change_no_label(ground):
+    other = replace(ground, true=np.where(ground.seed, ground.true, 1 - ground.true))
+    margin = rewards(np.linspace(-2, 2, N))
+    for method in (SerWs(), Ensemble(1)):
+        first, second = (method.label(2, margin, each, []) for each in (ground, other))
+        assert (first.p_a == second.p_a).all()
+
+
+def test_a_voter_may_not_take_the_reward_models_name(ground):
+    with pytest.raises(VotesError, match="called rm"):
+        beside(beside(ground.votes, RM, np.ones(N)), RM, np.ones(N))
+    with pytest.raises(VotesError, match="needs votes"):
+        SerWs().label(1, None, replace(ground, votes=None), [])
+
+
+def test_self_labels_are_read_as_they_were_written(ground, tmp_path):
+    labels = SerWs().label(1, None, ground, [])
+    ids = ground.pairs.pair_ids
+    for name in ("a", "b"):
+        write_self_labels(tmp_path / name, labels, ids)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    found = read_self_labels(tmp_path / "a", ids)
+    assert np.array_equal(found.p_a, labels.p_a)
+    assert np.array_equal(found.target, labels.target, equal_nan=True)
+    assert (found.iteration == labels.iteration).all()
+    with pytest.raises(DataError, match="other pairs"):
+        read_self_labels(tmp_path / "a", ids[::-1])
+
+
+def test_a_training_of_few_steps_sees_the_seed_and_a_draw_that_no_order_changes(ground):
+    drawn = within_budget(ground.pool, ground, 150, seed=0)
+    assert drawn.sum() == 90
+    assert not (drawn & ground.seed).any()
+    order = np.random.default_rng(0).permutation(N)
+    turned = Ground(ground.pairs.take(order), ground.watched, ground.true[order])
+    again = within_budget(turned.pool, turned, 150, seed=0)
+    assert (again == drawn[order]).all()
+    assert (within_budget(ground.pool, ground, None, seed=0) == ground.pool).all()
+    assert within_budget(ground.pool, ground, 10, seed=0).sum() == 5  # the seed alone is more: half is for the others
+
+
+def test_the_oracle_has_true_labels_on_the_same_pairs_and_coins_are_flips(ground):
+    labels = SerWs(budget=200).label(1, None, ground, [])
+    hidden = np.where(np.arange(N) % 10 == 5, np.nan, ground.hidden)
+    truth = oracle(labels, hidden)
+    assert (truth.trained == labels.trained & ~np.isnan(hidden)).all()
+    assert (truth.target[truth.trained] == ground.true[truth.trained]).all()
+    flipped = coins(Effort(labels, RewardConfig("x"), 1, 1), ground, seed=0)
+    assert set(flipped.target[labels.trained]) == {0.0, 1.0}
+    assert (flipped.trained == labels.trained).all()
+    assert abs((flipped.target == ground.true)[labels.trained].mean() - 0.5) < 0.15
