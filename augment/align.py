@@ -43,9 +43,9 @@ class Exploring:
 
 def read_soft_pairs(data: str | Path) -> SoftPairs:
     """Read an augmented dataset (the folder `weakpref export` wrote, or a file) for DPO: p_chosen and weight kept."""
-    from rm.data import read_training
+    from rm.data import read_table
 
-    table = read_training(data).table
+    table = read_table(data)
     chosen, rejected = table["chosen"].to_pylist(), table["rejected"].to_pylist()
     p_chosen, weight = (table[name].to_pylist() for name in ("p_chosen", "weight"))
     better, worse = ([turns[-1]["content"] for turns in side] for side in (chosen, rejected))

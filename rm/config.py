@@ -38,8 +38,11 @@ class RewardConfig:
             "help": "Base model: a directory, a hub id, or 'minilm' (22 M parameters, from weakpref[minilm]).",
         }
     )
-    max_length: int = _option(
-        "Model", 512, "Tokens per conversation; longer ones lose the beginning of their prompt.", above=0
+    max_length: int = _option("Model", 512, "Tokens per conversation.", above=0)
+    on_long: str = _option(
+        "Model",
+        "truncate",
+        "Pairs with a longer conversation: truncate (both lose the same beginning of the prompt) or drop.",
     )
     freeze_layers: int = _option(
         "Model", 0, "Lowest layers kept as they are; from 1 on the embeddings are kept too.", low=0
@@ -69,8 +72,13 @@ class RewardConfig:
     )
     epochs: float = _option("Steps", 1.0, "Passes over the training pairs.", above=0)
     max_steps: int | None = _option("Steps", None, "Optimizer steps; overrides epochs.", above=0)
-    batch_size: int = _option("Steps", 16, "Pairs per forward pass and device.", above=0)
-    gradient_accumulation: int = _option("Steps", 1, "Forward passes per optimizer step.", above=0)
+    mix: tuple[float, ...] | None = _option(
+        "Steps", None, "Share of each of several sets of pairs in an epoch (default: every pair once)."
+    )
+    batch_size: int = _option("Steps", 16, "Pairs per optimizer step and device, times gradient_accumulation.", above=0)
+    gradient_accumulation: int = _option(
+        "Steps", 1, "Factor on batch_size; forward passes are cut by token_budget whatever it is.", above=0
+    )
     warmup_share: float = _option(
         "Steps", 0.05, "Share of the steps over which the learning rate rises from 0.", share=True
     )
@@ -91,6 +99,12 @@ class RewardConfig:
     gradient_checkpointing: bool = _option(
         "Machine", False, "Recompute activations: less memory, about a third slower."
     )
+    token_budget: int | None = _option(
+        "Machine",
+        None,
+        "Tokens per forward pass, what a pair shares counted once (default: 2048 on CPU, 16384 on a GPU).",
+        above=0,
+    )
     save_steps: int | None = _option(
         "Machine", None, "Write a checkpoint every so many steps, to resume from (default: never).", above=0
     )
@@ -98,6 +112,8 @@ class RewardConfig:
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
             _check(option.name, getattr(self, option.name), option.metadata)
+        if self.on_long not in ("truncate", "drop"):
+            raise DataError(f"on_long is {self.on_long!r}, expected truncate or drop")
         if self.lora_r and self.freeze_layers:
             raise DataError("lora_r freezes all weights but LoRA's updates and the head; leave freeze_layers at 0")
         if self.keep_adapter and not self.lora_r:

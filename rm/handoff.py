@@ -7,30 +7,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from labeling.errors import WeakprefError
 from labeling.files import replacing, sha256, write_json
 from labeling.pairs import Message
 from rm.card import write_card
-from rm.data import conversations, prompt_ids, tokenise
+from rm.data import tokenise
 from rm.lora import FOLDER as ADAPTER
 from rm.lora import Adapter
 from rm.model import RewardModel, quiet_loading
-from rm.provenance import ORIGINS, label_origins
+from rm.provenance import ORIGINS
+from rm.sources import MixedPairs
 from rm.template import render
 
 TRAIN_PROMPTS = "train_prompts.txt"
-SAMPLE = 128
-"""Training pairs whose rewards are averaged for the manifest."""
 
 
 def hand_off(
     out: Path,
     trained: RewardModel,
-    table: pa.Table,
+    pairs: MixedPairs,
     record: Mapping[str, Any],
     *,
     log: Sequence[Mapping[str, Any]],
@@ -38,10 +35,10 @@ def hand_off(
 ) -> None:
     """Write model, tokenizer, model card, manifest, log and training prompts to the folder `out`, all or nothing.
 
-    `table` holds the training pairs, `record` is the manifest so far, `log` the Trainer's history, `adapter` what
+    `pairs` are those trained on, `record` is the manifest so far, `log` the Trainer's history, `adapter` what
     LoRA learned, where it is to be kept beside the merged model.
     """
-    sample = sampled_conversations(table, int(record["seed"]))
+    sample = pairs.sample()
     rewards = reward_summary(trained, sample)
     trained.model.config.mean, trained.model.config.std = rewards["mean"], rewards["std"]
     with replacing(out) as part:
@@ -49,12 +46,12 @@ def hand_off(
         if adapter:
             adapter.save(part / ADAPTER)
         check_preparation(part, trained, sample[:8])
-        (part / TRAIN_PROMPTS).write_text("".join(f"{prompt}\n" for prompt in prompt_ids(table)), encoding="utf-8")
+        (part / TRAIN_PROMPTS).write_text("".join(f"{prompt}\n" for prompt in pairs.prompts()), encoding="utf-8")
         write_json(part / "train_log.json", [_untimed(entry) for entry in log if "loss" in entry])
         outputs = {file.name: sha256(file) for file in sorted(part.glob("*.safetensors"))}
         write_json(
             part / "manifest.json",
-            {**record, ORIGINS: label_origins(table), "rewards": rewards, "outputs": outputs},
+            {**record, ORIGINS: pairs.origins(), "rewards": rewards, "outputs": outputs},
         )
         write_card(part)
 
@@ -95,12 +92,6 @@ def check_preparation(folder: Path, trained: RewardModel, rows: Sequence[Sequenc
                 f"prepared as by {route}, a conversation gives other tokens than in training, or does not end in the "
                 "end token alone, so its reward would differ; change the chat template of the base model"
             )
-
-
-def sampled_conversations(table: pa.Table, seed: int) -> list[list[Message]]:
-    """Return both conversations of up to SAMPLE training pairs."""
-    rows = pa.array(np.random.default_rng(seed).permutation(len(table))[:SAMPLE])
-    return [turns for name in ("chosen", "rejected") for turns in conversations(table[name].take(rows))]
 
 
 def reward_summary(trained: RewardModel, rows: Sequence[Sequence[Message]]) -> dict[str, float]:

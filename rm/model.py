@@ -20,7 +20,8 @@ from labeling.pairs import Message, Pairs
 from rm.batches import TOKENS, batches
 from rm.checkpoint import SAFE, check_checkpoint, check_own_code
 from rm.config import resolve
-from rm.data import Ids, pad, tokenise
+from rm.data import pad, tokenise
+from rm.packing import Ids
 from rm.shared_prefix import accept_packed, cannot_pack, score_packed
 from rm.temperature import KEY
 from rm.template import repaired

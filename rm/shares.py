@@ -27,8 +27,9 @@ from labeling.files import replacing
 from labeling.pairs import Message
 from labeling.parts import is_part
 from rm.batches import TOKENS
-from rm.data import Ids, tokenise
+from rm.data import tokenise
 from rm.model import RewardModel
+from rm.packing import Ids
 
 FloatArray = npt.NDArray[np.float64]
 Conversations = Sequence[Sequence[Message]]

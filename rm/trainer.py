@@ -9,68 +9,81 @@ import math
 import random
 import shutil
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from accelerate.utils import DistributedType
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from labeling.errors import DataError
-from labeling.files import manifest, sha256, write_json
+from labeling.errors import DataError, WeakprefWarning
+from labeling.files import manifest, write_json
 from rm.config import RewardConfig
-from rm.data import Collator, LengthGrouped, PairDataset, read_training, training_files
 from rm.handoff import hand_off
 from rm.lora import Adapter, merged, with_lora
 from rm.model import RewardModel, load_base, no_bars, warn_of_truncation
 from rm.objectives import Objective
+from rm.order import LengthGrouped, Shuffled
+from rm.shared_prefix import accept_packed, cannot_pack, is_causal
+from rm.sources import MixedPairs, input_hashes, training_pairs
+from rm.steps import Part, Step, StepCollator, in_step, pair_rewards
+from rm.token_cache import Counts
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 RUN = "run.json"
 """Beside the checkpoints: the config and data they belong to."""
+TOKENS = "tokens"
+"""Beside the checkpoints: the pairs as tokens."""
+CPU_TOKEN_BUDGET = 2048
+GPU_TOKEN_BUDGET = 16384
 
 
-def train(data: str | Path, config: RewardConfig, *, out: str | Path, resume: bool = False) -> Path:
-    """Train a reward model on a folder or file in the universal layout and write it to `out`; returns `out`.
+def train(
+    data: str | Path | Sequence[str | Path],
+    config: RewardConfig,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    cache: str | Path | None = None,
+) -> Path:
+    """Train a reward model on folders or files in the universal layout and write it to `out`; returns `out`.
 
     `out` holds the model, its tokenizer, manifest.json, train_log.json and train_prompts.txt, ready for TRL, vLLM and
     transformers. A run with `save_steps` keeps checkpoints in `<out>.checkpoints` until it is finished; `resume`
-    continues from the last one, or starts where there is none. Raises DataError where the data cannot be trained on,
-    `out` exists, or the checkpoints belong to other data or another config.
+    continues from the last one, or starts where there is none. Pairs are tokenised into memory-mapped files in `cache`,
+    where later runs find them again, or in `<out>.checkpoints` if it is None. Raises DataError where the data cannot be
+    trained on, `out` exists, or the checkpoints belong to other data or another config.
     """
+    sources = [data] if isinstance(data, str | Path) else list(data)
     target = Path(out)
     checkpoints = target.with_name(f"{target.name}.checkpoints")
-    run = {"config": dataclasses.asdict(config), "inputs": {file.name: sha256(file) for file in training_files(data)}}
+    run = {"config": _plain(dataclasses.asdict(config)), "inputs": input_hashes(sources)}
     _check_out(target, checkpoints, run, resume)
-    training = read_training(data, config.gold_weight)
     with _seeded(config.seed):
         model, tokenizer = load_base(config.model, config.max_length)
         adapted = prepare(model, config)
-        dataset = PairDataset(tokenizer, training.table, config.max_length)
-        warn_of_truncation(dataset.n_truncated, 2 * len(dataset), config.max_length)
+        dataset = training_pairs(sources, tokenizer, config, Path(cache) if cache else checkpoints / TOKENS)
+        warn_of_long_pairs(dataset.counts, config)
         trainer = PairTrainer(model, tokenizer.pad_token_id, dataset, config, checkpoints)
         if trainer.is_world_process_zero():
-            _begin(checkpoints, run, config)
+            write_json(checkpoints / RUN, run)
         with contextlib.nullcontext() if sys.stderr.isatty() else no_bars():
             trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints) if resume else None)
     if trainer.is_world_process_zero():
         adapter = Adapter.of(adapted) if adapted and config.keep_adapter else None
         model = (merged(adapted) if adapted else model).train(False)
-        counts = {
-            "pairs": len(dataset),
-            "gold": training.n_gold,
-            "skipped_zero_weight": training.n_unweighted,
-            "truncated_conversations": dataset.n_truncated,
-            "steps": trainer.state.global_step,
-        }
+        counts = dataclasses.asdict(dataset.counts) | {"steps": trainer.state.global_step}
         record = manifest("train", inputs=run["inputs"], seed=config.seed, counts=counts)
         record["config"] = run["config"] | {"model": Path(config.model).name}
         trained = RewardModel(model, tokenizer, config.max_length)
-        hand_off(target, trained, training.table, record, log=trainer.state.log_history, adapter=adapter)
+        hand_off(target, trained, dataset, record, log=trainer.state.log_history, adapter=adapter)
         shutil.rmtree(checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return target
@@ -82,25 +95,30 @@ class PairTrainer(Trainer):
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, model: PreTrainedModel, pad_token_id: int, dataset: PairDataset, config: RewardConfig, checkpoints: Path
+        self, model: PreTrainedModel, pad_token_id: int, dataset: MixedPairs, config: RewardConfig, checkpoints: Path
     ) -> None:
-        self.config = config
+        self.config, self.pairs = config, dataset
         self.objective: Objective = config.loss
-        self.lengths = dataset.lengths
-        arguments = training_arguments(config, len(dataset), checkpoints)
-        if arguments.use_cpu and arguments.bf16:  # fused attention's backward takes half of the step there
+        self.packed = packs(model, config.max_length)
+        arguments = training_arguments(config, len(dataset.mixture), checkpoints)
+        if not self.packed and arguments.use_cpu and arguments.bf16:  # fused attention's backward is slow there
             model.set_attn_implementation("eager")
+        budget = config.token_budget or (CPU_TOKEN_BUDGET if arguments.use_cpu else GPU_TOKEN_BUDGET)
+        collator = StepCollator(budget, pad_token_id, self.packed, self.packed and is_causal(model))
         super().__init__(
             model=model,
             args=arguments,
             train_dataset=dataset,
-            data_collator=Collator(pad_token_id),
+            data_collator=cast("Any", collator),
         )
         self.remove_callback(PrinterCallback)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:  # noqa: ARG002
-        step_size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGrouped(self.lengths, step_size, self.config.seed)
+    def _get_train_sampler(self, train_dataset: Any = None) -> Shuffled:  # noqa: ARG002
+        mixture = self.pairs.mixture
+        if self.packed:
+            return Shuffled(mixture, self.config.seed)
+        step_size = self.args.train_batch_size * self.args.world_size
+        return LengthGrouped(mixture, self.config.seed, self.pairs.lengths[:, :2].max(axis=1), step_size)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Write a checkpoint's weights; with LoRA only those that learn, since the others are the base's."""
@@ -135,22 +153,64 @@ class PairTrainer(Trainer):
         return self.optimizer
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """Return the batches of one step and the sum of their weights over all devices."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        total = sum((batch["weight"].sum() for batch in batches), start=torch.zeros(())).to(device)
-        return batches, self.accelerator.gather(total).sum()
+        """Return the next step and the sum of its weights over all devices."""
+        steps = list(islice(epoch_iterator, num_batches))
+        total = sum((step.weight.to(device) for step in steps), start=torch.zeros((), device=device))
+        return steps, self.accelerator.gather(total).sum()
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Return the loss of a step, its gradients accumulated part by part and exchanged once."""
+        model.train()
+        step, losses = cast("Step", inputs), []
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            n_parts = torch.tensor([len(step.parts)], device=self.args.device)
+            step = in_step(step, int(self.accelerator.gather(n_parts).max()))
+        for part in step.parts:
+            waits = part is not step.parts[-1]
+            with self.accelerator.no_sync(model) if waits else contextlib.nullcontext():
+                with self.compute_loss_context_manager():
+                    loss = self.compute_loss(model, part, num_items_in_batch=num_items_in_batch)
+                self.accelerator.backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the batch's share of the step's loss: the weighted sum over its pairs / the step's sum of weights."""
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        chosen, rejected = outputs.logits[:, 0].float().chunk(2)
-        weight = inputs["weight"]
-        total = weight.sum() if num_items_in_batch is None else num_items_in_batch
-        loss = self.objective(chosen, rejected, inputs["p_chosen"], weight) / total
+        """Return a part's share of the step's loss: the weighted sum over its pairs / the step's sum of weights."""
+        part: Part = inputs.to(self.args.device)
+        chosen, rejected = pair_rewards(model, part)
+        total = part.weight.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = self.objective(chosen, rejected, part.p_chosen, part.weight) / total
         loss = loss * self.args.world_size  # devices' gradients are averaged, so their sum needs this factor
-        return (loss, outputs) if return_outputs else loss
+        return (loss, (chosen, rejected)) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002
+        """Return 0: transformers' estimate reads `input_ids`."""
+        return 0
+
+
+def packs(model: PreTrainedModel, max_length: int) -> bool:
+    """Teach a model packed rows and return True, or warn, naming architecture and reason, that it cannot have them."""
+    reason = cannot_pack(model, max_length)
+    if reason is None:
+        accept_packed(model)
+    else:
+        warnings.warn(f"{reason}; conversations are padded, and prompts encoded twice", WeakprefWarning, stacklevel=2)
+    return reason is None
+
+
+def warn_of_long_pairs(counts: Counts, config: RewardConfig) -> None:
+    """Say how many conversations were longer than max_length and what became of them."""
+    if config.on_long == "truncate":
+        warn_of_truncation(counts.long_conversations, 2 * counts.pairs, config.max_length)
+    elif counts.dropped_long_pairs:
+        warnings.warn(
+            f"{counts.dropped_long_pairs} pairs are dropped: a conversation is longer than {config.max_length} tokens; "
+            "raise max_length, or truncate them",
+            WeakprefWarning,
+            stacklevel=3,
+        )
 
 
 def training_arguments(config: RewardConfig, n_pairs: int, checkpoints: Path) -> TrainingArguments:
@@ -158,8 +218,7 @@ def training_arguments(config: RewardConfig, n_pairs: int, checkpoints: Path) ->
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
+        per_device_train_batch_size=config.batch_size * config.gradient_accumulation,
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
         learning_rate=config.learning_rate,
@@ -177,7 +236,7 @@ def training_arguments(config: RewardConfig, n_pairs: int, checkpoints: Path) ->
         report_to="none",
         disable_tqdm=not sys.stderr.isatty(),
     )
-    step_size = arguments.train_batch_size * config.gradient_accumulation * arguments.world_size
+    step_size = arguments.train_batch_size * arguments.world_size
     steps = config.max_steps or math.ceil(config.epochs * math.ceil(n_pairs / step_size))
     arguments.warmup_steps = math.ceil(steps * config.warmup_share)
     return arguments
@@ -267,11 +326,10 @@ def _check_out(target: Path, checkpoints: Path, run: dict[str, Any], resume: boo
         )
 
 
-def _begin(checkpoints: Path, run: dict[str, Any], config: RewardConfig) -> None:
-    if config.save_steps:
-        write_json(checkpoints / RUN, run)
-    else:
-        checkpoints.rmdir()  # made by the Trainer, and of no use
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config as JSON gives it back."""
+    plain: dict[str, Any] = json.loads(json.dumps(config))
+    return plain
 
 
 def _last_checkpoint(checkpoints: Path) -> str | None:

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from labeling.errors import DataError
 from rm.batches import TOKENS
 from rm.checkpoint import check_checkpoint, check_own_code
-from rm.data import Ids
+from rm.packing import Ids
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -22,6 +22,9 @@ from transformers import (
 )
 
 from labeling.pairs import MESSAGES, SCHEMA, Pairs, pair_id, prompt_id
+from rm.config import RewardConfig
+from rm.sources import MixedPairs, training_pairs
+from rm.template import repaired
 
 TEXT = [
     "What is the capital of France? The capital is Paris, of course.",
@@ -160,5 +163,23 @@ def as_pairs() -> Callable[..., Pairs]:
             for (prompt, a, b), label in zip(rows, labels, strict=True)
         ]  # fmt: skip
         return Pairs(pa.Table.from_pylist(records, schema=SCHEMA), {})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny: str) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer
+
+    return repaired(AutoTokenizer.from_pretrained(tiny))
+
+
+@pytest.fixture
+def tokenised(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Callable[..., MixedPairs]:
+    """Tokenise files in the universal layout with the tiny encoder's tokenizer, as a config's options say."""
+
+    def build(*sources: Path, **options: Any) -> MixedPairs:
+        config = RewardConfig("tiny", **({"max_length": 128} | options))
+        return training_pairs(sources, tiny_tokenizer, config, tmp_path / "cache")
 
     return build

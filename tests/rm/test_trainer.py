@@ -189,8 +189,9 @@ def test_what_is_written_counts_what_was_used_and_names_the_prompts(
     with pytest.warns(WeakprefWarning, match=r"\d of 8 conversations are longer than 12 tokens"):
         out = train(data, config(tiny, max_length=12), out=tmp_path / "rm")
     record = json.loads((out / "manifest.json").read_text())
-    assert record["counts"] | {"truncated_conversations": 0} == {
-        "pairs": 4, "gold": 0, "skipped_zero_weight": 1, "steps": 1, "truncated_conversations": 0,
+    assert record["counts"] == {
+        "rows": 5, "pairs": 4, "gold": 0, "skipped_zero_weight": 1, "long_conversations": 8, "dropped_long_pairs": 0,
+        "steps": 1,
     }  # fmt: skip
     assert record["inputs"] == {"train.parquet": sha256(data)}
     assert record["rewards"]["n_responses"] == 8
