@@ -1,0 +1,195 @@
+"""Training a reward model here and with TRL's RewardTrainer: pairs/s, CPU-seconds, memory, to the same loss.
+
+    python benchmarks/train_rm.py MODEL_FOLDER PAIRS.parquet --name smollm2_hh --steps 4 --repeats 3
+
+Both start from the same weights, head included, and see the same pairs in the same order in steps of 8, in float32 with
+the same AdamW; pairs above --max-length tokens are left out beforehand, since TRL drops them. Only `trainer.train()` is
+timed. Every run is a process of its own; runs alternate. Results go to data/bench/train_rm.json under --name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent.parent / "data" / "bench" / "train_rm.json"
+BATCH = 8
+VARIANTS = ("ours", "trl", "trl_without_checkpointing")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("pairs")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--learning-rate", type=float, default=1e-5)
+    parser.add_argument("--run", choices=VARIANTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        print(json.dumps(run(options)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = prepare(options, Path(folder))
+        runs: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
+        for _ in range(options.repeats):
+            for variant in VARIANTS:
+                runs[variant].append(child(options, Path(folder), variant))
+                print(variant, {key: runs[variant][-1][key] for key in ("wall_s", "cpu_s", "peak_mib")}, flush=True)
+    write(options, tokens, runs)
+
+
+def prepare(options: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """Write the start model and the pairs of all steps in their order; return tokens a pair in three layouts."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    from labeling.pairs import MESSAGES
+    from rm.config import RewardConfig
+    from rm.handoff import save
+    from rm.model import RewardModel, load_base
+    from rm.sources import training_pairs
+
+    torch.manual_seed(0)
+    model, tokenizer = load_base(options.model, options.max_length)
+    save(RewardModel(model, tokenizer, options.max_length), folder / "model")
+    rows = [row for row in pq.read_table(options.pairs).to_pylist() if row["gold"] in (0.0, 1.0)]
+    turns = [
+        [[*row["prompt"], {"role": "assistant", "content": row[side]}] for side in ("response_a", "response_b")]
+        for row in rows
+    ]
+    ordered = [pair if row["gold"] else pair[::-1] for pair, row in zip(turns, rows, strict=True)]
+
+    def write(pairs: list[Any], name: str) -> Path:
+        columns = {
+            side: pa.array([pair[k] for pair in pairs], MESSAGES) for k, side in ((0, "chosen"), (1, "rejected"))
+        }
+        pq.write_table(pa.table(columns), folder / name)
+        return folder / name
+
+    config = RewardConfig(str(folder / "model"), max_length=1 << 20)
+    lengths = training_pairs([write(ordered, "all.parquet")], tokenizer, config, folder / "tokens").lengths
+    short = np.flatnonzero(lengths[:, :2].max(axis=1) <= options.max_length)
+    chosen = np.random.default_rng(0).permutation(short)[: BATCH * options.steps]
+    write([ordered[i] for i in chosen], "pairs.parquet")
+    longest = lengths[chosen, :2].max(axis=1).reshape(options.steps, BATCH)
+    return {
+        "padded": float(2 * longest.max(axis=1).mean()),
+        "apart": float(lengths[chosen, :2].sum(axis=1).mean()),
+        "shared": float((lengths[chosen, :2].sum(axis=1) - lengths[chosen, 2]).mean()),
+    }
+
+
+def child(options: argparse.Namespace, folder: Path, variant: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, str(folder / "model"), str(folder / "pairs.parquet"), "--name", options.name]
+    settings = ["--steps", options.steps, "--max-length", options.max_length, "--learning-rate", options.learning_rate]
+    done = subprocess.run(
+        [*command, *map(str, settings), "--run", variant], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Train as one variant does and return what it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = ours(options, Path(folder)) if options.run == "ours" else trl(options, Path(folder))
+        before, start = os.times(), time.perf_counter()
+        trainer.train()
+        wall, after = time.perf_counter() - start, os.times()
+    return {
+        "wall_s": wall,
+        "cpu_s": sum(after[:4]) - sum(before[:4]),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
+    }
+
+
+def ours(options: argparse.Namespace, folder: Path) -> Any:
+    from rm.config import RewardConfig
+    from rm.model import load_base
+    from rm.order import Mixture
+    from rm.sources import training_pairs
+    from rm.trainer import PairTrainer, prepare
+
+    config = RewardConfig(
+        options.model, max_length=options.max_length, batch_size=BATCH, learning_rate=options.learning_rate,
+        warmup_share=0.0, bf16=False, max_steps=options.steps,
+    )  # fmt: skip
+    model, tokenizer = load_base(options.model, options.max_length)
+    prepare(model, config)
+    pairs = training_pairs([options.pairs], tokenizer, config, folder / "tokens")
+    Mixture.epoch = in_order  # type: ignore[method-assign]
+    trainer = PairTrainer(model, tokenizer.pad_token_id, pairs, config, folder / "out")
+    trainer.args.logging_steps = 1
+    return trainer
+
+
+def in_order(mixture: Any, seed: int, epoch: int) -> Any:  # noqa: ARG001
+    import numpy as np
+
+    return np.arange(len(mixture))
+
+
+def trl(options: argparse.Namespace, folder: Path) -> Any:
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, PrinterCallback
+    from trl import RewardConfig, RewardTrainer
+
+    arguments = RewardConfig(
+        output_dir=str(folder), max_length=options.max_length, per_device_train_batch_size=BATCH,
+        learning_rate=options.learning_rate, max_steps=options.steps, bf16=False, use_cpu=True, logging_steps=1,
+        save_strategy="no", report_to="none", disable_tqdm=True, train_sampling_strategy="sequential",
+        gradient_checkpointing=options.run == "trl",
+    )  # fmt: skip
+    trainer = RewardTrainer(
+        AutoModelForSequenceClassification.from_pretrained(options.model),
+        args=arguments,
+        train_dataset=Dataset.from_list(pq.read_table(options.pairs).to_pylist()),
+        processing_class=AutoTokenizer.from_pretrained(options.model),
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def write(options: argparse.Namespace, tokens: dict[str, float], runs: dict[str, list[dict[str, Any]]]) -> None:
+    median = {
+        variant: {key: statistics.median(run[key] for run in found) for key in ("wall_s", "cpu_s", "peak_mib")}
+        for variant, found in runs.items()
+    }
+    ratios = {
+        f"{key}_{variant}": [theirs[key] / mine[key] for theirs, mine in zip(runs[variant], runs["ours"], strict=True)]
+        for variant in VARIANTS[1:]
+        for key in ("wall_s", "cpu_s", "peak_mib")
+    }
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    results[options.name] = {
+        "pairs": Path(options.pairs).name, "steps": options.steps, "batch": BATCH, "repeats": options.repeats,
+        "max_length": options.max_length, "dtype": "float32", "tokens_a_pair": tokens, "median": median,
+        "ratio_to_ours": {name: {"median": statistics.median(found), "all": found} for name, found in ratios.items()},
+        "losses": {variant: found[0]["losses"] for variant, found in runs.items()},
+        "cpus": os.cpu_count(), "python": platform.python_version(),
+    }  # fmt: skip
+    RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    print(json.dumps(results[options.name]["ratio_to_ours"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""What a training run will do, before it does: tokens, what packing and sharing save, steps, memory."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from rm.config import RewardConfig, resolve
+from rm.model import quiet_loading
+from rm.order import Shuffled
+from rm.packing import fill_rows
+from rm.shared_prefix import cannot_pack, is_causal
+from rm.sources import MixedPairs, training_pairs
+from rm.template import repaired
+from rm.token_cache import Counts
+from rm.trainer import CPU_TOKEN_BUDGET, GPU_TOKEN_BUDGET
+
+GIB = 1 << 30
+PROBE = 64
+"""Tokens on which activations are counted."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training run will do. Tokens are those of one epoch."""
+
+    counts: Counts
+    """What became of the rows."""
+    pairs: int
+    """Pairs an epoch takes."""
+    steps: int
+    """Optimizer steps of one device's run."""
+    forwards: int
+    """Forward passes of the first epoch on one device."""
+    tokens_padded: int
+    """What batches of batch_size pairs in random order, padded to the longest, would compute."""
+    tokens_apart: int
+    """Tokens of all conversations."""
+    tokens: int
+    """Tokens that are computed: what a pair shares once, or with the padding where it must be."""
+    packed: bool
+    """Whether rows are packed."""
+    reason: str | None
+    """Why they are not."""
+    parameters: int
+    weights_bytes: int
+    """Weights, gradients and AdamW's two moments."""
+    activations_bytes: int
+    """Estimate for the largest forward pass."""
+
+    def lines(self) -> list[str]:
+        """Return what there is to say, one thing a line."""
+        counts = self.counts
+        how = "packed, nothing padded" if self.packed else f"padded ({self.reason})"
+        return [
+            f"pairs        {self.pairs:,} an epoch, of {counts.rows:,} rows ({counts.skipped_zero_weight:,} without "
+            f"weight, {counts.dropped_long_pairs:,} dropped as too long)",
+            f"truncation   {counts.long_conversations:,} conversations longer than max_length",
+            f"tokens       {self.tokens:,} an epoch, {how}",
+            f"padding      {_share(self.tokens_apart, self.tokens_padded)} of the {self.tokens_padded:,} tokens that "
+            "batches in random order would hold",
+            f"sharing      {_share(min(self.tokens, self.tokens_apart), self.tokens_apart)} of the "
+            f"{self.tokens_apart:,} tokens that conversations hold",
+            f"steps        {self.steps:,} optimizer steps, about {self.forwards:,} forward passes an epoch",
+            f"memory       {self.weights_bytes / GIB:.2f} GiB for {self.parameters:,} weights, gradients and moments; "
+            f"about {self.activations_bytes / GIB:.2f} GiB for activations",
+        ]
+
+
+def plan(data: str | Path | Sequence[str | Path], config: RewardConfig, *, cache: str | Path | None = None) -> Plan:
+    """Return what `train` with the same arguments will do on one device; tokenises the data, loads no weights.
+
+    Raises DataError where the data or the config cannot be used.
+    """
+    sources = [data] if isinstance(data, str | Path) else list(data)
+    path = resolve(config.model)
+    with quiet_loading(), torch.device("meta"):
+        tokenizer = repaired(AutoTokenizer.from_pretrained(path))
+        settings = AutoConfig.from_pretrained(path, num_labels=1)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(settings)  # type: ignore[no-untyped-call]
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = training_pairs(sources, tokenizer, config, Path(cache or folder))
+        return _plan(pairs, config, model)
+
+
+def _plan(pairs: MixedPairs, config: RewardConfig, model: PreTrainedModel) -> Plan:
+    reason = cannot_pack(model, config.max_length)
+    causal = reason is None and is_causal(model)
+    step_size = config.batch_size * config.gradient_accumulation
+    budget = config.token_budget or (GPU_TOKEN_BUDGET if torch.cuda.is_available() else CPU_TOKEN_BUDGET)
+    lengths = pairs.lengths[Shuffled(pairs.mixture, config.seed).rows()]
+    padded = _padded(lengths, step_size)
+    computed = lengths[:, :2].sum(axis=1) - causal * lengths[:, 2]
+    forwards = [
+        sum(int(computed[i + start]) for i in row)
+        for start in range(0, len(lengths), step_size)
+        for row in fill_rows(computed[start : start + step_size].tolist(), budget)
+    ]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Plan(
+        counts=pairs.counts,
+        pairs=len(lengths),
+        steps=config.max_steps or math.ceil(config.epochs * math.ceil(len(lengths) / step_size)),
+        forwards=len(forwards),
+        tokens_padded=padded,
+        tokens_apart=int(lengths[:, :2].sum()),
+        tokens=int(computed.sum()) if reason is None else padded,
+        packed=reason is None,
+        reason=reason,
+        parameters=parameters,
+        weights_bytes=16 * parameters,
+        activations_bytes=activation_bytes(model, max(forwards), config),
+    )
+
+
+def activation_bytes(model: PreTrainedModel, n_tokens: int, config: RewardConfig) -> int:
+    """Return what a forward pass of n_tokens keeps for its backward pass, in bytes, attention's scores left out.
+
+    Counted on `PROBE` tokens of the architecture itself, a model on the device "meta", where nothing is computed.
+    """
+    kept: list[torch.UntypedStorage] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.untyped_storage())
+        return tensor
+
+    ids = torch.zeros(1, PROBE, dtype=torch.int64, device="meta")
+    mask = torch.zeros(1, 1, PROBE, PROBE, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = model.train().base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    found = {storage._cdata: storage.nbytes() for storage in kept if storage._cdata not in weights}
+    per_token = sum(found.values()) / PROBE
+    settings = model.config.get_text_config()
+    if config.gradient_checkpointing:  # one layer's, and the input of each
+        per_token = per_token / settings.num_hidden_layers + hidden[0, 0].nbytes * settings.num_hidden_layers
+    return int(n_tokens * per_token * (0.5 if config.bf16 else 1))
+
+
+def _padded(lengths: npt.NDArray[np.int64], step_size: int) -> int:
+    longest = lengths[:, :2].max(axis=1)
+    batches = [longest[start : start + step_size] for start in range(0, len(longest), step_size)]
+    return int(sum(2 * len(batch) * batch.max() for batch in batches))
+
+
+def _share(smaller: int, larger: int) -> str:
+    return f"{1 - smaller / max(larger, 1):.0%}"
