@@ -105,6 +105,22 @@ class RewardConfig:
         "Tokens per forward pass, what a pair shares counted once (default: 2048 on CPU, 16384 on a GPU).",
         above=0,
     )
+    eval_share: float = _option(
+        "Watching", 0.0, "Share of the prompts held out, measured during training and not trained on.", share=True
+    )
+    eval_steps: int | None = _option(
+        "Watching", None, "Measure held-out pairs every so many steps (default: after every epoch).", above=0
+    )
+    patience: int | None = _option(
+        "Watching",
+        None,
+        "Stop when held-out log-loss has not improved in so many measurements; the best weights are kept.",
+        above=0,
+    )
+    logging_steps: int = _option("Watching", 10, "Steps between two lines of the log.", above=0)
+    report_to: str = _option(
+        "Watching", "none", "Where else the log goes: tensorboard (OUT.logs), wandb, with commas between; or none."
+    )
     save_steps: int | None = _option(
         "Machine", None, "Write a checkpoint every so many steps, to resume from (default: never).", above=0
     )
@@ -118,6 +134,13 @@ class RewardConfig:
             raise DataError("lora_r freezes all weights but LoRA's updates and the head; leave freeze_layers at 0")
         if self.keep_adapter and not self.lora_r:
             raise DataError("keep_adapter needs an adapter; pass lora_r, 8 for instance")
+        if self.patience is not None and self.save_steps is not None and self.save_steps != self.eval_steps:
+            raise DataError(
+                f"save_steps is {self.save_steps} and eval_steps {self.eval_steps}, expected the same with patience: "
+                "the best weights are those of a checkpoint; leave save_steps out"
+            )
+        if self.eval_share == 1:
+            raise DataError("eval_share is 1, which leaves nothing to train on; 0.05 for instance")
         self.loss  # noqa: B018  (an objective there is not is an error now, not in an hour)
 
     @property

@@ -20,6 +20,7 @@ from rm.model import RewardModel, quiet_loading
 from rm.provenance import ORIGINS
 from rm.sources import MixedPairs
 from rm.template import render
+from rm.watching import TIMED
 
 TRAIN_PROMPTS = "train_prompts.txt"
 
@@ -47,7 +48,8 @@ def hand_off(
             adapter.save(part / ADAPTER)
         check_preparation(part, trained, sample[:8])
         (part / TRAIN_PROMPTS).write_text("".join(f"{prompt}\n" for prompt in pairs.prompts()), encoding="utf-8")
-        write_json(part / "train_log.json", [_untimed(entry) for entry in log if "loss" in entry])
+        lines = [untimed(entry) for entry in log if {"loss", "eval_log_loss"} & entry.keys()]
+        write_json(part / "train_log.json", lines)
         outputs = {file.name: sha256(file) for file in sorted(part.glob("*.safetensors"))}
         write_json(
             part / "manifest.json",
@@ -104,5 +106,6 @@ def reward_summary(trained: RewardModel, rows: Sequence[Sequence[Message]]) -> d
     return {"mean": float(rewards.mean()), "std": float(rewards.std()), "n_responses": len(rewards)}
 
 
-def _untimed(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: entry[key] for key in ("step", "epoch", "loss", "learning_rate", "grad_norm") if key in entry}
+def untimed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of the log without what differs from run to run."""
+    return {key: value for key, value in entry.items() if key not in TIMED}

@@ -65,20 +65,26 @@ def _passes(size: int, first: int, n: int, seed: list[int]) -> Rows:
 
 
 class Shuffled(Sampler[int]):
-    """The rows of each epoch's mixture, in their order."""
+    """The rows of each epoch's mixture, in their order, and fillers that make up the last step.
 
-    def __init__(self, mixture: Mixture, seed: int) -> None:
-        self.mixture, self.seed, self.epoch = mixture, seed, 0
+    A filler is a row's number plus that of all rows: a pair of weight 0, so that several processes have equally many
+    pairs and none counts twice.
+    """
+
+    def __init__(self, mixture: Mixture, seed: int, step_size: int = 1) -> None:
+        self.mixture, self.seed, self.epoch, self.step_size = mixture, seed, 0, step_size
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.mixture)
+        return -(-len(self.mixture) // self.step_size) * self.step_size
 
     def __iter__(self) -> Iterator[int]:
-        yield from self.rows().tolist()
+        rows = self.rows().tolist()
+        yield from rows
+        yield from [sum(self.mixture.sizes) + rows[-1]] * (len(self) - len(rows))
 
     def rows(self) -> Rows:
         """Return the epoch's rows."""
@@ -95,8 +101,8 @@ class LengthGrouped(Shuffled):
     WINDOW = 16
 
     def __init__(self, mixture: Mixture, seed: int, lengths: Rows, step_size: int) -> None:
-        super().__init__(mixture, seed)
-        self.lengths, self.step_size = lengths, step_size
+        super().__init__(mixture, seed, step_size)
+        self.lengths = lengths
 
     def rows(self) -> Rows:
         """Return the epoch's rows."""

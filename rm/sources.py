@@ -45,6 +45,8 @@ class MixedPairs(Dataset[dict[str, Any]]):
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if index >= len(self):  # a filler of `rm.order.Shuffled`
+            return self[index - len(self)] | {"weight": 0.0}
         which = int(np.searchsorted(self._ends, index, side="right"))
         pair = self.sets[which][index - int(self._ends[which]) + self.mixture.sizes[which]]
         return pair | {"weight": pair["weight"] * (self.gold_weight if pair["gold"] else 1.0)}

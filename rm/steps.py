@@ -48,10 +48,12 @@ class Step:
     """The parts of an optimizer step on one device."""
 
     parts: tuple[Part, ...]
+    pairs: tuple[dict[str, Any], ...] = ()
+    """The pairs as they came, to be shown where numbers break."""
 
     def to(self, device: torch.device | str) -> Step:
         """Return the same step on a device."""
-        return Step(tuple(part.to(device) for part in self.parts))
+        return Step(tuple(part.to(device) for part in self.parts), self.pairs)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -86,7 +88,7 @@ class StepCollator:
         """Return the step of some items of `TokenisedPairs`."""
         conversations = [(pair["chosen"], pair["rejected"]) for pair in pairs]
         cut = self._packed(conversations) if self.packed else self._padded(conversations)
-        return Step(tuple(self._part([pairs[i] for i in members]) for members in cut))
+        return Step(tuple(self._part([pairs[i] for i in members]) for members in cut), tuple(pairs))
 
     def _packed(self, conversations: Sequence[tuple[Ids, Ids]]) -> list[list[int]]:
         return fill_rows([tree_of(pair, self.causal).n_tokens for pair in conversations], self.token_budget)
@@ -117,4 +119,4 @@ def in_step(step: Step, n_parts: int) -> Step:
     What is added are copies of the last part with weight 0.
     """
     idle = Part(step.parts[-1].rows, step.parts[-1].p_chosen, torch.zeros_like(step.parts[-1].weight))
-    return Step((*step.parts, *[idle] * (n_parts - len(step.parts))))
+    return Step((*step.parts, *[idle] * (n_parts - len(step.parts))), step.pairs)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import random
 import shutil
 import sys
@@ -18,14 +19,22 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from accelerate.utils import DistributedType
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import manifest, write_json
+from rm.arguments import training_arguments
 from rm.config import RewardConfig
 from rm.handoff import hand_off
-from rm.lora import Adapter, merged, with_lora
+from rm.held_out import held_out_pairs, measure, split
+from rm.lora import Adapter, merged
 from rm.model import RewardModel, load_base, no_bars, warn_of_truncation
 from rm.objectives import Objective
 from rm.order import LengthGrouped, Shuffled
@@ -33,6 +42,8 @@ from rm.shared_prefix import accept_packed, cannot_pack, is_causal
 from rm.sources import MixedPairs, input_hashes, training_pairs
 from rm.steps import Part, Step, StepCollator, in_step, pair_rewards
 from rm.token_cache import Counts
+from rm.trainable import is_head, prepare
+from rm.watching import RichProgress, Window, stop_broken
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -41,6 +52,10 @@ RUN = "run.json"
 """Beside the checkpoints: the config and data they belong to."""
 TOKENS = "tokens"
 """Beside the checkpoints: the pairs as tokens."""
+SPLIT = "split"
+"""Beside the checkpoints: the data in two parts, where a share of the prompts is held out."""
+BROKEN = "broken_step_{}.json"
+"""Beside the checkpoints: the pairs of the step, by process, in which numbers were no longer finite."""
 CPU_TOKEN_BUDGET = 2048
 GPU_TOKEN_BUDGET = 16384
 
@@ -52,34 +67,48 @@ def train(
     out: str | Path,
     resume: bool = False,
     cache: str | Path | None = None,
+    held_out: str | Path | None = None,
 ) -> Path:
     """Train a reward model on folders or files in the universal layout and write it to `out`; returns `out`.
 
     `out` holds the model, its tokenizer, manifest.json, train_log.json and train_prompts.txt, ready for TRL, vLLM and
     transformers. A run with `save_steps` keeps checkpoints in `<out>.checkpoints` until it is finished; `resume`
     continues from the last one, or starts where there is none. Pairs are tokenised into memory-mapped files in `cache`,
-    where later runs find them again, or in `<out>.checkpoints` if it is None. Raises DataError where the data cannot be
-    trained on, `out` exists, or the checkpoints belong to other data or another config.
+    where later runs find them again, or in `<out>.checkpoints` if it is None. `held_out`, data of the same layout, or
+    a share of the prompts (`eval_share`) is measured during training and not trained on. Raises DataError where the
+    data cannot be trained on, `out` exists, or the checkpoints belong to other data or another config; GroupLeakError
+    where a held-out prompt is trained on; WeakprefError where the loss or a gradient is not finite.
     """
     sources = [data] if isinstance(data, str | Path) else list(data)
     target = Path(out)
     checkpoints = target.with_name(f"{target.name}.checkpoints")
     run = {"config": _plain(dataclasses.asdict(config)), "inputs": input_hashes(sources)}
-    _check_out(target, checkpoints, run, resume)
+    if held_out is not None:
+        run["inputs"]["held_out"] = " ".join(input_hashes([held_out]).values())
+    first = os.environ.get("RANK", "0") == "0"
+    if first:  # later processes may find what this one has begun
+        _check_out(target, checkpoints, run, resume)
     with _seeded(config.seed):
         model, tokenizer = load_base(config.model, config.max_length)
         adapted = prepare(model, config)
-        dataset = training_pairs(sources, tokenizer, config, Path(cache) if cache else checkpoints / TOKENS)
+        tokens = Path(cache) if cache else checkpoints / TOKENS
+        if config.eval_share:
+            sources[:], held_out = split(sources, config.eval_share, config.seed, checkpoints / SPLIT)
+        dataset = training_pairs(sources, tokenizer, config, tokens)
         warn_of_long_pairs(dataset.counts, config)
-        trainer = PairTrainer(model, tokenizer.pad_token_id, dataset, config, checkpoints)
+        watched = None if held_out is None else held_out_pairs(held_out, dataset, tokenizer, config, tokens)
+        trainer = PairTrainer(model, tokenizer, dataset, config, checkpoints, watched)
         if trainer.is_world_process_zero():
             write_json(checkpoints / RUN, run)
         with contextlib.nullcontext() if sys.stderr.isatty() else no_bars():
             trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints) if resume else None)
+    if trainer.is_fsdp_enabled:
+        model, adapted = gathered(trainer, config)
     if trainer.is_world_process_zero():
         adapter = Adapter.of(adapted) if adapted and config.keep_adapter else None
         model = (merged(adapted) if adapted else model).train(False)
         counts = dataclasses.asdict(dataset.counts) | {"steps": trainer.state.global_step}
+        counts |= {} if watched is None else {"held_out": len(watched)}
         record = manifest("train", inputs=run["inputs"], seed=config.seed, counts=counts)
         record["config"] = run["config"] | {"model": Path(config.model).name}
         trained = RewardModel(model, tokenizer, config.max_length)
@@ -95,29 +124,41 @@ class PairTrainer(Trainer):
     loss_is_scaled_for_ga = True
 
     def __init__(
-        self, model: PreTrainedModel, pad_token_id: int, dataset: MixedPairs, config: RewardConfig, checkpoints: Path
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: MixedPairs,
+        config: RewardConfig,
+        checkpoints: Path,
+        held_out: MixedPairs | None = None,
     ) -> None:
-        self.config, self.pairs = config, dataset
+        self.config, self.pairs, self.tokenizer, self.held_out = config, dataset, tokenizer, held_out
+        self.window, self.current = Window(), Step(())
         self.objective: Objective = config.loss
         self.packed = packs(model, config.max_length)
-        arguments = training_arguments(config, len(dataset.mixture), checkpoints)
+        arguments = training_arguments(config, len(dataset.mixture), checkpoints, held_out is not None)
         if not self.packed and arguments.use_cpu and arguments.bf16:  # fused attention's backward is slow there
             model.set_attn_implementation("eager")
         budget = config.token_budget or (CPU_TOKEN_BUDGET if arguments.use_cpu else GPU_TOKEN_BUDGET)
-        collator = StepCollator(budget, pad_token_id, self.packed, self.packed and is_causal(model))
+        collator = StepCollator(budget, tokenizer.pad_token_id, self.packed, self.packed and is_causal(model))
         super().__init__(
             model=model,
             args=arguments,
             train_dataset=dataset,
+            eval_dataset=held_out,
             data_collator=cast("Any", collator),
         )
         self.remove_callback(PrinterCallback)
+        if sys.stderr.isatty():
+            self.add_callback(RichProgress())
+        if config.patience is not None and held_out is not None:
+            self.add_callback(EarlyStoppingCallback(config.patience))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Shuffled:  # noqa: ARG002
         mixture = self.pairs.mixture
-        if self.packed:
-            return Shuffled(mixture, self.config.seed)
         step_size = self.args.train_batch_size * self.args.world_size
+        if self.packed:
+            return Shuffled(mixture, self.config.seed, step_size)
         return LengthGrouped(mixture, self.config.seed, self.pairs.lengths[:, :2].max(axis=1), step_size)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
@@ -162,6 +203,7 @@ class PairTrainer(Trainer):
         """Return the loss of a step, its gradients accumulated part by part and exchanged once."""
         model.train()
         step, losses = cast("Step", inputs), []
+        self.current = step
         if self.accelerator.distributed_type == DistributedType.FSDP:
             n_parts = torch.tensor([len(step.parts)], device=self.args.device)
             step = in_step(step, int(self.accelerator.gather(n_parts).max()))
@@ -172,7 +214,19 @@ class PairTrainer(Trainer):
                     loss = self.compute_loss(model, part, num_items_in_batch=num_items_in_batch)
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
-        return torch.stack(losses).sum()
+        loss = torch.stack(losses).sum()
+        self._check_finite("the loss", loss)
+        return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        self._check_finite("the gradient", torch.as_tensor(norm))
+        return norm
+
+    def _check_finite(self, what: str, value: torch.Tensor) -> None:
+        if not math.isfinite(value.item()):
+            file = Path(str(self.args.output_dir)) / BROKEN.format(self.args.process_index)
+            stop_broken(what, self.state.global_step + 1, self.current.pairs, self.tokenizer, file)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -180,14 +234,52 @@ class PairTrainer(Trainer):
         """Return a part's share of the step's loss: the weighted sum over its pairs / the step's sum of weights."""
         part: Part = inputs.to(self.args.device)
         chosen, rejected = pair_rewards(model, part)
+        self.window.add(chosen, rejected, part)
         total = part.weight.sum() if num_items_in_batch is None else num_items_in_batch
         loss = self.objective(chosen, rejected, part.p_chosen, part.weight) / total
         loss = loss * self.args.world_size  # devices' gradients are averaged, so their sum needs this factor
         return (loss, (chosen, rejected)) if return_outputs else loss
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add to a line of the log what this process has seen since the last one."""
+        if "loss" in logs:
+            logs |= self.window.figures()
+            self.window = Window()
+        super().log(logs, start_time)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: Any = None,  # noqa: ARG002
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Return what `measure` says of the held-out pairs; every process measures all of them."""
+        pairs = cast("MixedPairs", self.held_out if eval_dataset is None else eval_dataset)
+        collator = cast("StepCollator", self.data_collator)
+        found = measure(self.model, pairs, collator, self.compute_loss_context_manager)
+        figures = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(figures)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
+        return figures
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        if not self.config.lora_r:  # its checkpoints lack the base's weights on purpose
+            super()._issue_warnings_after_load(load_result)
+
     def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002
         """Return 0: transformers' estimate reads `input_ids`."""
         return 0
+
+
+def gathered(trainer: PairTrainer, config: RewardConfig) -> tuple[PreTrainedModel, PeftModel | None]:
+    """Return the sharded model whole, and peft's wrapper; only the first process gets what was learned."""
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    with _seeded(config.seed):
+        model, _ = load_base(config.model, config.max_length)
+        adapted = prepare(model, config)
+    if trainer.is_world_process_zero():
+        model.load_state_dict(state)
+    return model, adapted
 
 
 def packs(model: PreTrainedModel, max_length: int) -> bool:
@@ -211,102 +303,6 @@ def warn_of_long_pairs(counts: Counts, config: RewardConfig) -> None:
             WeakprefWarning,
             stacklevel=3,
         )
-
-
-def training_arguments(config: RewardConfig, n_pairs: int, checkpoints: Path) -> TrainingArguments:
-    """Return the config in the Trainer's words: linear decay, fused AdamW, no reports, no model card."""
-    cuda = torch.cuda.is_available()
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        per_device_train_batch_size=config.batch_size * config.gradient_accumulation,
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        activation_checkpointing=config.gradient_checkpointing,
-        seed=config.seed,
-        bf16=computes_in_bf16() if config.bf16 is None else config.bf16,
-        use_cpu=not cuda,
-        dataloader_pin_memory=cuda,
-        remove_unused_columns=False,
-        save_strategy="no" if config.save_steps is None else "steps",
-        save_steps=config.save_steps or 500,
-        save_total_limit=1,
-        logging_steps=10,
-        report_to="none",
-        disable_tqdm=not sys.stderr.isatty(),
-    )
-    step_size = arguments.train_batch_size * arguments.world_size
-    steps = config.max_steps or math.ceil(config.epochs * math.ceil(n_pairs / step_size))
-    arguments.warmup_steps = math.ceil(steps * config.warmup_share)
-    return arguments
-
-
-def computes_in_bf16() -> bool:
-    """Return whether this machine's GPU, or CPU where there is none, has bfloat16 arithmetic (AMX, AVX-512 BF16)."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-
-
-def prepare(model: PreTrainedModel, config: RewardConfig) -> PeftModel | None:
-    """Set dropout to 0, freeze what is not trained, and put LoRA's adapters in where asked for; returns peft's wrapper.
-
-    In place: `model` is what is trained, with or without adapters.
-    """
-    disable_dropout(model)
-    freeze(model, config.freeze_layers)
-    adapted = with_lora(model, heads(model), config) if config.lora_r else None
-    fix_constant(model)
-    return adapted
-
-
-def heads(model: PreTrainedModel) -> list[str]:
-    """Return the names of the modules that a base model may lack, so that their first weights are random."""
-    names = {name.split(".")[0] for name, _ in model.named_parameters() if is_head(model, name)}
-    return sorted(names | {"pooler" for name, _ in model.named_modules() if name.endswith(".pooler")})
-
-
-def is_head(model: torch.nn.Module, parameter: str) -> bool:
-    """Return whether a parameter belongs to the score head: to no part of the base model."""
-    return not parameter.removeprefix("module.").startswith(f"{getattr(model, 'module', model).base_model_prefix}.")
-
-
-def fix_constant(model: PreTrainedModel) -> None:
-    """Keep the score's bias as it is: no difference of rewards depends on it, its gradient is rounding error."""
-    for name, module in model.named_modules():
-        last = isinstance(module, torch.nn.Linear) and module.out_features == model.config.num_labels
-        if last and is_head(model, name) and module.bias is not None:
-            module.bias.requires_grad_(False)
-
-
-def disable_dropout(model: torch.nn.Module) -> None:
-    """Set all dropout to 0: two responses must be compared under the same network."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-
-
-def freeze(model: PreTrainedModel, n_layers: int) -> None:
-    """Keep the embeddings and the `n_layers` lowest layers as they are; 0 keeps nothing.
-
-    Raises DataError where there are fewer layers.
-    """
-    if not n_layers:
-        return
-    layers = layers_of(model)
-    if n_layers > len(layers):
-        raise DataError(f"freeze_layers is {n_layers}, but the model has {len(layers)} layers")
-    embeddings = getattr(model.base_model, "embeddings", model.get_input_embeddings())
-    for module in (embeddings, *layers[:n_layers]):
-        module.requires_grad_(False)
-
-
-def layers_of(model: PreTrainedModel) -> torch.nn.ModuleList:
-    """Return the model's transformer layers, lowest first: its longest module list."""
-    lists = [module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList)]
-    return max(lists, key=len, default=torch.nn.ModuleList())
 
 
 def _check_out(target: Path, checkpoints: Path, run: dict[str, Any], resume: bool) -> None:

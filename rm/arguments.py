@@ -1,0 +1,63 @@
+"""The config in the words of transformers' Trainer."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+from rm.config import RewardConfig
+
+
+def training_arguments(
+    config: RewardConfig, n_pairs: int, checkpoints: Path, evaluates: bool = False
+) -> TrainingArguments:
+    """Return the config in the Trainer's words: linear decay, fused AdamW, no model card."""
+    often = "no" if not evaluates else "epoch" if config.eval_steps is None else "steps"
+    stops = evaluates and config.patience is not None
+    reports = [name.strip() for name in config.report_to.split(",")]
+    if "tensorboard" in reports:
+        logs = checkpoints.with_name(checkpoints.name.replace(".checkpoints", ".logs"))
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(logs))
+    cuda = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=config.batch_size * config.gradient_accumulation,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        activation_checkpointing=config.gradient_checkpointing,
+        seed=config.seed,
+        bf16=computes_in_bf16() if config.bf16 is None else config.bf16,
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        remove_unused_columns=False,
+        save_strategy=often if stops else "no" if config.save_steps is None else "steps",
+        save_steps=(config.eval_steps if stops else config.save_steps) or 500,
+        save_total_limit=1,
+        eval_strategy=often,
+        eval_steps=config.eval_steps,
+        load_best_model_at_end=stops,
+        metric_for_best_model="eval_log_loss" if evaluates else None,
+        greater_is_better=False if evaluates else None,
+        ddp_find_unused_parameters=False,
+        logging_steps=config.logging_steps,
+        report_to=reports,
+        disable_tqdm=True,
+    )
+    step_size = arguments.train_batch_size * arguments.world_size
+    steps = config.max_steps or math.ceil(config.epochs * math.ceil(n_pairs / step_size))
+    arguments.warmup_steps = math.ceil(steps * config.warmup_share)
+    return arguments
+
+
+def computes_in_bf16() -> bool:
+    """Return whether this machine's GPU, or CPU where there is none, has bfloat16 arithmetic (AMX, AVX-512 BF16)."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
