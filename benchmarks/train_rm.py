@@ -136,7 +136,7 @@ def ours(options: argparse.Namespace, folder: Path) -> Any:
     prepare(model, config)
     pairs = training_pairs([options.pairs], tokenizer, config, folder / "tokens")
     Mixture.epoch = in_order  # type: ignore[method-assign]
-    trainer = PairTrainer(model, tokenizer.pad_token_id, pairs, config, folder / "out")
+    trainer = PairTrainer(model, tokenizer, pairs, config, folder / "out")
     trainer.args.logging_steps = 1
     return trainer
 

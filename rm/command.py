@@ -26,6 +26,12 @@ Data = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Directory to write; it must not exist yet.")]
 Resume = Annotated[bool, typer.Option(help="Go on from the last checkpoint of OUT.")]
+HeldOut = Annotated[
+    Path | None, typer.Option(help="Labelled pairs to measure during training, a folder or file like DATA.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print tokens, truncations and memory of the run, and train nothing.")
+]
 Preset = Annotated[
     str | None, typer.Option(help="Several processes by accelerate: ddp or fsdp2 (default: this process alone).")
 ]
@@ -38,17 +44,23 @@ def train(
     resume: bool = False,
     preset: str | None = None,
     launch_options: str = "",
+    held_out: Path | None = None,
+    dry_run: bool = False,
     **options: Any,
 ) -> str:
-    """Train a reward model; return what happened in one line."""
+    """Train a reward model; return what happened in one line, or what would happen in several."""
     config = RewardConfig(**{name: _numbers(name, value) for name, value in options.items()})
+    if dry_run:
+        from rm.plan import plan
+
+        return "\n".join(plan(data, config).lines())
     if preset is not None:
-        launch(preset, shlex.split(launch_options), arguments(data, out, resume, config))
+        launch(preset, shlex.split(launch_options), arguments(data, out, resume, config, held_out))
     else:
         import rm
 
         sources: Any = data if len(data) > 1 else data[0]
-        rm.train(sources, config, out=out, resume=resume)
+        rm.train(sources, config, out=out, resume=resume, held_out=held_out)
     return f"{out}: reward model trained from {config.model} on {', '.join(map(str, data))}"
 
 
@@ -57,7 +69,8 @@ def as_command(say: Callable[[str], None]) -> Callable[..., None]:
 
     def command(**given: Any) -> None:
         line = train(launch_options=given.pop("launch"), **given)
-        if given.get("preset") is None and os.environ.get("RANK", "0") == "0":  # processes that were launched say it
+        launched = given["preset"] is not None and not given["dry_run"]  # processes that were launched say it
+        if not launched and os.environ.get("RANK", "0") == "0":
             say(line)
 
     parameters = [
@@ -65,6 +78,8 @@ def as_command(say: Callable[[str], None]) -> Callable[..., None]:
         inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, annotation=Out),
         *(_parameter(option) for option in dataclasses.fields(RewardConfig)),
         inspect.Parameter("resume", inspect.Parameter.KEYWORD_ONLY, annotation=Resume, default=False),
+        inspect.Parameter("held_out", inspect.Parameter.KEYWORD_ONLY, annotation=HeldOut, default=None),
+        inspect.Parameter("dry_run", inspect.Parameter.KEYWORD_ONLY, annotation=DryRun, default=False),
         inspect.Parameter("preset", inspect.Parameter.KEYWORD_ONLY, annotation=Preset, default=None),
         inspect.Parameter("launch", inspect.Parameter.KEYWORD_ONLY, annotation=Launch, default=""),
     ]
@@ -75,13 +90,16 @@ def as_command(say: Callable[[str], None]) -> Callable[..., None]:
     return command
 
 
-def arguments(data: Sequence[Path], out: Path, resume: bool, config: RewardConfig) -> list[str]:
+def arguments(
+    data: Sequence[Path], out: Path, resume: bool, config: RewardConfig, held_out: Path | None = None
+) -> list[str]:
     """Return the command line that stands for a config: its fields where they differ from their defaults.
 
     >>> arguments([Path("augmented")], Path("rm0"), True, RewardConfig("minilm", lora_r=8, bf16=False))
     ['augmented', '--out', 'rm0', '--resume', '--model', 'minilm', '--lora-r', '8', '--no-bf16']
     """
     words = [*map(str, data), "--out", str(out), *(["--resume"] if resume else [])]
+    words += [] if held_out is None else ["--held-out", str(held_out)]
     for option in dataclasses.fields(RewardConfig):
         value, name = getattr(config, option.name), option.name.replace("_", "-")
         if value == option.default:

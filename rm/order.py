@@ -65,21 +65,21 @@ def _passes(size: int, first: int, n: int, seed: list[int]) -> Rows:
 
 
 class Shuffled(Sampler[int]):
-    """The rows of each epoch's mixture, in their order, and fillers that make up the last step.
+    """The rows of each epoch's mixture, in their order, and fillers up to a multiple of `multiple`.
 
     A filler is a row's number plus that of all rows: a pair of weight 0, so that several processes have equally many
     pairs and none counts twice.
     """
 
-    def __init__(self, mixture: Mixture, seed: int, step_size: int = 1) -> None:
-        self.mixture, self.seed, self.epoch, self.step_size = mixture, seed, 0, step_size
+    def __init__(self, mixture: Mixture, seed: int, multiple: int = 1) -> None:
+        self.mixture, self.seed, self.epoch, self.multiple = mixture, seed, 0, multiple
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.mixture) // self.step_size) * self.step_size
+        return -(-len(self.mixture) // self.multiple) * self.multiple
 
     def __iter__(self) -> Iterator[int]:
         rows = self.rows().tolist()
@@ -100,9 +100,9 @@ class LengthGrouped(Shuffled):
 
     WINDOW = 16
 
-    def __init__(self, mixture: Mixture, seed: int, lengths: Rows, step_size: int) -> None:
-        super().__init__(mixture, seed, step_size)
-        self.lengths = lengths
+    def __init__(self, mixture: Mixture, seed: int, lengths: Rows, step_size: int, multiple: int = 1) -> None:
+        super().__init__(mixture, seed, multiple)
+        self.lengths, self.step_size = lengths, step_size
 
     def rows(self) -> Rows:
         """Return the epoch's rows."""

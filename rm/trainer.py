@@ -157,9 +157,10 @@ class PairTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Shuffled:  # noqa: ARG002
         mixture = self.pairs.mixture
         step_size = self.args.train_batch_size * self.args.world_size
+        filled = step_size if self.args.world_size > 1 else 1
         if self.packed:
-            return Shuffled(mixture, self.config.seed, step_size)
-        return LengthGrouped(mixture, self.config.seed, self.pairs.lengths[:, :2].max(axis=1), step_size)
+            return Shuffled(mixture, self.config.seed, filled)
+        return LengthGrouped(mixture, self.config.seed, self.pairs.lengths[:, :2].max(axis=1), step_size, filled)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Write a checkpoint's weights; with LoRA only those that learn, since the others are the base's."""

@@ -17,7 +17,8 @@ from rm.launch import PRESETS, launch, preset
 
 CHANGED = {
     "learning_rate": 3e-4, "head_learning_rate": 1e-3, "max_steps": 7, "objective": "ipo", "objective_parameter": 0.5,
-    "lora_r": 8, "lora_targets": "q_proj,v_proj", "keep_adapter": True, "bf16": False, "save_steps": 10, "seed": 3,
+    "lora_r": 8, "lora_targets": "q_proj,v_proj", "keep_adapter": True, "bf16": False, "seed": 3,
+    "mix": (0.75, 0.25), "on_long": "drop", "token_budget": 4096, "eval_share": 0.1, "patience": 2,
 }  # fmt: skip
 
 
@@ -42,13 +43,15 @@ def test_the_help_shows_every_field_in_its_own_words(
 
 def test_a_config_written_as_a_command_line_is_read_back(trained: list[Any]) -> None:
     config = RewardConfig("base", **CHANGED)
-    assert main(arguments([Path("a"), Path("b")], Path("rm0"), True, config)) == 0
-    assert trained == [([Path("a"), Path("b")], config, {"out": Path("rm0"), "resume": True})]
+    assert main(arguments([Path("a"), Path("b")], Path("rm0"), True, config, Path("c"))) == 0
+    how = {"out": Path("rm0"), "resume": True, "held_out": Path("c")}
+    assert trained == [([Path("a"), Path("b")], config, how)]
 
 
 def test_without_options_the_defaults_are_trained_with(trained: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["augmented", "-o", "rm0"]) == 0
-    assert trained == [(Path("augmented"), RewardConfig("minilm"), {"out": Path("rm0"), "resume": False})]
+    how = {"out": Path("rm0"), "resume": False, "held_out": None}
+    assert trained == [(Path("augmented"), RewardConfig("minilm"), how)]
     assert capsys.readouterr().out == "rm0: reward model trained from minilm on augmented\n"
 
 
@@ -117,3 +120,13 @@ def test_python_m_rm_train_is_the_command(tmp_path: Path) -> None:
     assert ran.returncode == 2
     assert ran.stderr.startswith("rm.train: error: gone.parquet: expected a Parquet file or a folder")
     assert "RuntimeWarning" not in ran.stderr
+
+
+@pytest.mark.slow
+def test_a_dry_run_prints_the_plan_and_trains_nothing(
+    tiny: str, universal: Any, conversations: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = universal(conversations(6))
+    assert main([str(data), "-o", str(tmp_path / "rm0"), "--model", tiny, "--max-length", "128", "--dry-run"]) == 0
+    assert "token" in capsys.readouterr().out
+    assert not (tmp_path / "rm0").exists()

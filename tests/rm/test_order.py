@@ -59,3 +59,11 @@ def test_another_seed_gives_another_order() -> None:
 def test_shares_that_do_not_fit_the_sets_are_an_error(shares: tuple[float, ...]) -> None:
     with pytest.raises(DataError, match="expected 2 shares above 0: one for each set of pairs"):
         Mixture.of([5, 5], shares)
+
+
+def test_fillers_make_up_the_last_step_and_stand_for_no_pair() -> None:
+    sampler = Shuffled(Mixture.of([5], None), seed=0, multiple=4)
+    rows = list(sampler)
+    assert len(rows) == len(sampler) == 8
+    assert sorted(rows[:5]) == list(range(5))
+    assert rows[5:] == [5 + rows[4]] * 3
