@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,7 +62,9 @@ def align(
     ] = None,
 ) -> None:
     """Align a policy with labels or a reward model: augmented dataset -> a model that transformers and vLLM load."""
-    print(policy_commands.align(data, out, model, method, rms or [], exploring, penalties, training))
+    line = policy_commands.align(data, out, model, method, rms or [], exploring, penalties, training)
+    if os.environ.get("RANK", "0") == "0":  # torchrun gives each process its rank
+        print(line)
 
 
 @expanded
