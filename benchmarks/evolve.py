@@ -1,6 +1,7 @@
 """Does self-improvement improve anything? SER, ser+ws and their controls on held-out groups, with few labels visible.
 
 python benchmarks/evolve.py run --data ukp_convincing --gold 150 50 --seeds 0 1 2 3 4
+python benchmarks/evolve.py harvest --data ukp_convincing --gold 150 50 # rows of loops that are not finished
 python benchmarks/evolve.py left --data ukp_convincing --gold 150 50    # what is not measured yet
 python benchmarks/evolve.py table                                       # writes the tables of docs/evolve.md
 python benchmarks/evolve.py plot                                        # draws docs/evolve.png
@@ -97,8 +98,7 @@ class Cell:
         if not names:
             return
         ours = self.loop("ser+ws", replace(self.options, method="ser+ws"))
-        self.note("gold only", self.row(ours, 0))
-        self.note("weak only", self.row(ours, 1))
+        self.harvest()
         self.note("ser+ws", self.row(ours, ours.best))
         self.full()
         paper = self.loop("SER, paper", replace(self.options, method="ser", preset="paper"), ours)
@@ -109,6 +109,15 @@ class Cell:
         released = self.loop("SER, as released", replace(self.options, method="ser", preset="as_released"), ours)
         self.note("SER, as released", self.row(released, released.best))
         shutil.rmtree(self.home)
+
+    def harvest(self) -> None:
+        """Note what a loop that is not finished has measured already."""
+        figures = [self.home / "ser+ws" / f"iteration-{n}" / "figures.json" for n in (0, 1)]
+        for arm, path in zip((BASE, "weak only"), figures, strict=True):
+            if path.is_file():
+                row = json.loads(path.read_text())
+                each = {name: row[name] for name in LABEL_FIGURES if name in row}
+                self.note(arm, self.figures(row) | {"iteration": row["iteration"]} | each)
 
     def loop(self, arm: str, options: EvolveOptions, first: Evolved | None = None) -> Evolved:
         """Run a loop; the reward model of its seed, the same in all of them, is taken from another."""
@@ -282,7 +291,7 @@ def plot(known: dict[str, Any], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "left", "table", "plot"])
+    parser.add_argument("what", choices=["run", "harvest", "left", "table", "plot"])
     parser.add_argument("--data", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--gold", nargs="+", type=float, default=list(GOLD))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
@@ -305,7 +314,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for data in options.data:
             for seed in options.seeds:
                 for gold in golds:
-                    Cell(data, gold, seed, options.work).run()
+                    cell = Cell(data, gold, seed, options.work)
+                    cell.harvest() if options.what == "harvest" else cell.run()
     return 0
 
 

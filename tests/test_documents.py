@@ -222,7 +222,18 @@ def test_the_tables_on_self_improvement_are_the_committed_figures(monkeypatch):
 def test_the_python_on_self_improvement_runs(tmp_path, monkeypatch):
     said = run_blocks("docs/evolve.md", tmp_path, monkeypatch)
     assert [row["iteration"] for row in said["found"].rows] == [0, 1]
-    assert 0.5 < said["found"].rows[1]["label_accuracy"] < 1
+    assert said["found"].rows[1]["pool"] == len(said["pairs"]) - 50
+    assert 0 < said["found"].rows[1]["label_accuracy"] < 1
+
+
+def test_the_dry_run_on_self_improvement_prints_what_its_page_shows(tmp_path, monkeypatch, capsys):
+    from augment.cli import main
+
+    text = (ROOT / "docs" / "evolve.md").read_text(encoding="utf-8").partition("## An example")[2]
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    monkeypatch.chdir(tmp_path)
+    assert main(blocks(text, "sh")[0].split()[1:]) == 0
+    assert capsys.readouterr().out == blocks(text, "text")[0]
 
 
 def test_the_shell_lines_on_self_improvement_name_options_there_are(monkeypatch, capsys):

@@ -12,7 +12,7 @@ import transformers
 
 import rm.trainer
 from augment import EvolveOptions, evolve
-from labeling import read_pairs, scoring_function
+from labeling import read_pairs, scoring_function, split_by_group
 from rm import RewardConfig
 
 LOADED = (torch, transformers.Trainer, transformers.AutoModelForSequenceClassification, rm.trainer)
@@ -34,7 +34,8 @@ def rows():
 def run(out, model):
     config = RewardConfig(model=model, max_steps=2, batch_size=12, learning_rate=1e-3, max_length=48)
     options = EvolveOptions(config=config, gold=12, iterations=2, folds=2)
-    evolve(read_pairs(pd.DataFrame(rows())), out, options, voters=[longer], resume=True)
+    pairs, test = split_by_group(read_pairs(pd.DataFrame(rows())), 0.2)
+    evolve(pairs, out, options, test=test, voters=[longer], resume=True)
 
 
 if __name__ == "__main__":
