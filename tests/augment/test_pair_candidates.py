@@ -14,7 +14,9 @@ import pytest
 from augment import generation_commands as commands
 from augment.generate import SCHEMA
 from augment.generation_commands import Prompting, read_prompts
+from augment.models import ModelOptions
 from augment.pair_candidates import Pairing, Scheme, pair_candidates
+from augment.spending import SpendingOptions
 from labeling import read_pairs
 from labeling.errors import DataError
 from labeling.llm import Completion, Sampling
@@ -182,11 +184,33 @@ class Echo:
 
     model = "echo@1"
 
+    def count_tokens(self, prompts):
+        return [len(prompt[-1]["content"].split()) for prompt in prompts]
+
     def generate(self, prompts, sampling):
         return [
             [Completion(f"{prompt[-1]['content']} {i}", 2, -1.0, "stop") for i in range(sampling.n)]
             for prompt in prompts
         ]
+
+
+class EchoModel(ModelOptions):
+    """Options that load an Echo."""
+
+    def load(self):
+        return Echo()
+
+
+class NoModel(ModelOptions):
+    """Options of a model that must not be loaded."""
+
+    def load(self):
+        raise AssertionError("a model was loaded")
+
+
+def generate(prompts, out, *, sampling=None, prompting=None, model=None):
+    model, sampling, prompting = model or EchoModel("echo"), sampling or Sampling(), prompting or Prompting()
+    return commands.generate(str(prompts), out, model, SpendingOptions(), sampling, prompting)
 
 
 @pytest.fixture
@@ -199,8 +223,7 @@ def prompts_file(tmp_path):
 
 def test_the_commands_lead_from_prompts_to_pairs_with_manifests(tmp_path, prompts_file):
     out, pairs = tmp_path / "candidates.parquet", tmp_path / "pairs.parquet"
-    sampling = Sampling(n=3, temperature=1.0)
-    line = commands.generate(str(prompts_file), out, Echo, sampling, Prompting(similar=0.99))
+    line = generate(prompts_file, out, sampling=Sampling(n=3, temperature=1.0), prompting=Prompting(similar=0.99))
     assert line == f"{out}: 21 candidates for 7 of 8 prompts, 0 empty, 0 cut at 256 tokens"
     manifest = json.loads((tmp_path / "candidates.parquet.manifest.json").read_text())
     assert manifest["counts"]["same"] == 1
@@ -214,10 +237,9 @@ def test_the_commands_lead_from_prompts_to_pairs_with_manifests(tmp_path, prompt
 
 def test_prompts_of_the_evaluation_stop_the_command_before_a_model_runs(tmp_path, prompts_file):
     with pytest.raises(DataError, match="8 of 8 prompts share more than 50%"):
-        commands.generate(str(prompts_file), tmp_path / "out", None, Sampling(), Prompting(held_out=prompts_file))
+        generate(prompts_file, tmp_path / "out", prompting=Prompting(held_out=prompts_file), model=NoModel("none"))
     (tmp_path / "other.jsonl").write_text(json.dumps({"prompt": "Something else"}) + "\n")
-    prompting = Prompting(held_out=tmp_path / "other.jsonl")
-    commands.generate(str(prompts_file), tmp_path / "out", Echo, Sampling(), prompting)
+    generate(prompts_file, tmp_path / "out", prompting=Prompting(held_out=tmp_path / "other.jsonl"))
     counts = json.loads((tmp_path / "out.manifest.json").read_text())["counts"]
     assert counts["contamination"]["n_over_limit"] == 0
 
@@ -230,7 +252,7 @@ def test_files_that_do_not_fit_are_named(tmp_path, prompts_file):
     with pytest.raises(DataError, match="some prompts are null"):
         read_prompts(str(tmp_path / "null.parquet"))
     out = tmp_path / "candidates.parquet"
-    commands.generate(str(prompts_file), out, Echo, Sampling(), Prompting())
+    generate(prompts_file, out)
     with pytest.raises(DataError, match="no column score of numbers"):
         commands.pair([out], tmp_path / "pairs", Pairing(), "score")
     with pytest.raises(DataError, match=r"no pair could be made of 8 candidates .* \(8 prompts: under two"):
