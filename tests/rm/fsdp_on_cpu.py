@@ -23,5 +23,6 @@ def sharded(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kwarg
         self.fsdp_plugin = fsdp_plugin
 
 
-AcceleratorState.__init__ = sharded  # type: ignore[method-assign]
-sys.exit(main())
+if __name__ == "__main__":  # looking for doctests imports this file
+    AcceleratorState.__init__ = sharded  # type: ignore[method-assign]
+    sys.exit(main())
