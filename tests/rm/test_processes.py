@@ -55,6 +55,8 @@ def test_two_processes_train_the_model_that_one_does(
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, weights in one.items():
+        if name.endswith("key.bias"):  # adds the same to all scores: its gradient is rounding error, rescaled by AdamW
+            continue
         np.testing.assert_allclose(weights, two[name], atol=1e-5, err_msg=name)
     counts = [json.loads((tmp_path / name / "manifest.json").read_text())["counts"] for name in ("one", "two")]
     assert counts[0] == counts[1]

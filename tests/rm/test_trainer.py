@@ -13,9 +13,11 @@ from safetensors.numpy import load_file
 
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import sha256
+from rm.arguments import training_arguments
 from rm.config import RewardConfig
 from rm.model import RewardModel, load_base
-from rm.trainer import PairTrainer, freeze, is_head, train, training_arguments
+from rm.trainable import freeze, is_head
+from rm.trainer import PairTrainer, train
 
 Row = tuple[list[dict[str, str]], str, str]
 Rows = Callable[[int], list[Row]]
