@@ -45,6 +45,12 @@ def test_the_readme_starts_with_the_two_commands():
     assert [line.split("#")[0].strip() for line in first] == ["make demo", "make test"]
 
 
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))])
+def test_every_block_that_is_opened_is_closed(name):
+    fences = re.findall(r"^```.*$", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert all(closes == "```" != opens for opens, closes in zip(fences[::2], fences[1::2], strict=True))
+
+
 @pytest.mark.parametrize("data", ["ukp_convincing", "hh_harmless", "quickstart"])
 def test_the_readmes_result_tables_are_the_committed_figures(data, monkeypatch):
     path = ROOT / "data" / "bench" / f"demo_{data}.json"
