@@ -11,6 +11,7 @@ from augment.options import option
 from labeling.budget import FREE, BudgetedEngine, Limits, Price, Usage, Watch, read_prices, unwatched
 from labeling.errors import DataError
 from labeling.llm_cache import CachedEngine
+from labeling.openai_engine import OpenAIEngine
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ class SpendingOptions:
             self.cache.parent.mkdir(parents=True, exist_ok=True)
         keeps = self.cache is not None and not model.local  # parts of a chunk that are asked are not lost
         limits = Limits(*(math.inf if limit is None else limit for limit in (self.max_requests, self.max_cost)))
-        counted = BudgetedEngine(model.load(), limits, price, watch=watch)
+        loaded = model.load()
+        meter = loaded.meter if isinstance(loaded, OpenAIEngine) else None
+        counted = BudgetedEngine(loaded, limits, price, meter=meter, watch=watch)
         return CachedEngine(counted, self.cache, chunk=model.chunk, divisible=keeps, watch=watch)
 
     def plan(self, model: ModelOptions) -> Plan:
@@ -91,7 +94,13 @@ class Plan:
         ):
             counts = (getattr(usage, name) for usage in (every, every - rest, rest))
             lines.append(f"{title:<24}" + "".join(f"{count:>14,}" for count in counts))
-        return "\n".join([*lines, f"{'cost, at most':<24}{self._cost(rest)}"])
+        lines.append(f"{'cost, at most':<24}{self._cost(rest)}")
+        if self.asked.n_questions and not self.local:
+            lines.append(
+                f"closed questions: {self.asked.n_questions:,} to be asked; a server that gives no log-probabilities "
+                f"takes {1 + OpenAIEngine.verdicts} requests for each, at as many times the cost"
+            )
+        return "\n".join(lines)
 
     def _cost(self, rest: Usage) -> str:
         if self.price is None:

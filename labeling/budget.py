@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ class Usage:
     """What was, or would be, asked of a model."""
 
     n_requests: int = 0
-    """Samples drawn and closed questions asked."""
+    """Samples drawn and closed questions asked; more for one where a server gives no log-probabilities."""
     prompt_tokens: int = 0
     """Tokens read, a prompt counting once for every request."""
     output_tokens: int = 0
@@ -90,18 +91,49 @@ def unwatched(*, wanted: int = 0, done: int = 0, tokens: int = 0) -> None:
     """Take no note of anything."""
 
 
+class Meter:
+    """What closed questions take of an engine that may make several requests for one, as `OpenAIEngine` may."""
+
+    def __init__(self, most: int = 1) -> None:
+        self.besides = Usage()
+        """What they took beside one request each."""
+        self.most = self._most = most
+        """Requests that one may take, as far as is known: `most` until `once` is told of the first."""
+        self._lock = threading.Lock()
+
+    def once(self) -> None:
+        """Take note that a question took one request: so will others, until one took more."""
+        with self._lock:
+            self.most = self._most if self.besides.n_requests else 1
+
+    def more(self, besides: Usage) -> None:
+        """Take note that a question took these requests beside the first."""
+        with self._lock:
+            self.besides += besides
+            self.most = self._most
+
+
 class BudgetedEngine:
     """An engine that counts what another one is asked, and raises BudgetError before a limit would be exceeded.
 
-    A call is let through if it keeps to the limits should every answer be as long as it may be. Tokens are those of
-    the engine's `count_tokens`: exact for local models, an estimate for a server. An answer is a request: tries of it
-    that failed, and what a server without log-probabilities is asked besides (`OpenAIEngine.verdicts`), are not seen.
+    A call is let through if it keeps to the limits should every answer be as long, and every closed question take as
+    many requests, as it may. Tokens are those of the engine's `count_tokens`: exact for local models, an estimate for a
+    server. Tries of a request that failed are not seen.
     """
 
     def __init__(
-        self, engine: Engine, limits: Limits = Limits(), price: Price | None = None, *, watch: Watch = unwatched
+        self,
+        engine: Engine,
+        limits: Limits = Limits(),
+        price: Price | None = None,
+        *,
+        meter: Meter | None = None,
+        watch: Watch = unwatched,
     ) -> None:
-        """Raise DataError where a limit on the cost is set and no price is known."""
+        """Take `meter` of an engine that may make several requests for one closed question.
+
+        Raises DataError where a limit on the cost is set and no price is known.
+        """
         if price is None and limits.max_cost < math.inf:
             raise DataError(
                 f"max_cost is {limits.max_cost:g} USD, but no price of {engine.model} is known; give a price table or "
@@ -110,6 +142,9 @@ class BudgetedEngine:
         self.engine, self.limits, self.price, self.watch = engine, limits, price, watch
         self.usage = Usage()
         """What was asked so far."""
+        self.n_questions = 0
+        """Closed questions among it."""
+        self._meter = meter or Meter()
         self._counted: dict[int, int] = {}
 
     @property
@@ -133,10 +168,13 @@ class BudgetedEngine:
 
     def choose(self, prompts: Sequence[Conversation], choices: Sequence[str]) -> FloatArray:
         """Return log-probabilities (n, k) of the k choices. Raises BudgetError before a limit is exceeded."""
-        asked = Usage(len(prompts), sum(self.count_tokens(prompts)), len(prompts))
-        self._check(asked)
+        n, tokens, most = len(prompts), sum(self.count_tokens(prompts)), self._meter.most
+        longest = max(len(choice.encode()) for choice in choices)
+        self._check(Usage(n * most, tokens * most, n * (1 + longest * (most - 1))))
+        before = self._meter.besides
         scores = self.engine.choose(prompts, choices)
-        self._add(asked)
+        self.n_questions += n
+        self._add(Usage(n, tokens, n) + self._meter.besides - before)
         return scores
 
     def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:

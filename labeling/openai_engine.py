@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from labeling.budget import Meter, Usage
 from labeling.errors import DataError, EngineError
 from labeling.llm import Completion, Conversation, FloatArray, Sampling, renormalised, sample_seed
 from labeling.values import one_line
@@ -59,9 +60,12 @@ class OpenAIEngine:
     """Samples per closed question where the server gives no log-probabilities."""
     seed: int = 0
     """Of those samples."""
+    meter: Meter = field(init=False, repr=False, compare=False)
+    """Of what closed questions take beside one request each, for a `BudgetedEngine`."""
     _pace: Pace = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "meter", Meter(1 + self.verdicts))
         object.__setattr__(self, "_pace", Pace(self.requests_per_minute, self.tokens_per_minute))
 
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
@@ -97,6 +101,7 @@ class OpenAIEngine:
             answer = self._answer(prompts[row], settings, f"prompt {row}").choices[0]
             first = answer.logprobs.content if answer.logprobs else None
             if first and first[0].top_logprobs:
+                self.meter.once()
                 return first_token_scores({top.token: top.logprob for top in first[0].top_logprobs}, choices)
             return self._sampled_scores(prompts[row], choices, row)
 
@@ -109,12 +114,13 @@ class OpenAIEngine:
 
     def _sampled_scores(self, prompt: Conversation, choices: Sequence[str], row: int) -> FloatArray:
         sampling = Sampling(temperature=1.0, max_tokens=max(len(choice.encode()) for choice in choices), seed=self.seed)
-        votes = np.full(len(choices), 0.5)
+        votes, written = np.full(len(choices), 0.5), 0
         for number in range(self.verdicts):
             settings = _settings(prompt, sampling, number)
-            answer = self._answer(prompt, settings, f"prompt {row}, verdict {number}")
-            text = (answer.choices[0].message.content or "").strip()
-            votes += [text.startswith(choice) for choice in choices]
+            verdict = _completion(self._answer(prompt, settings, f"prompt {row}, verdict {number}"))
+            votes += [verdict.text.strip().startswith(choice) for choice in choices]
+            written += verdict.n_tokens
+        self.meter.more(Usage(self.verdicts, self.verdicts * self.count_tokens([prompt])[0], written))
         return np.asarray(np.log(votes / votes.sum()), dtype=float)
 
     def _answer(self, prompt: Conversation, settings: Mapping[str, Any], name: str) -> ChatCompletion:
@@ -129,8 +135,8 @@ class OpenAIEngine:
                 return _checked(self._ask(prompt, settings))
             except openai.APIStatusError as error:
                 if error.status_code == 400 and "logprobs" in settings and "logprob" in str(error).lower():
-                    settings = {key: value for key, value in settings.items() if "logprobs" not in key}
-                    continue
+                    without = {key: value for key, value in settings.items() if "logprobs" not in key}
+                    return self._answer(prompt, without, name)
                 if error.status_code < 500 and error.status_code not in RETRIED:
                     raise EngineError(
                         f"{name}: {self.model} refuses it ({one_line(error)}); mend it and start again"

@@ -159,6 +159,14 @@ def test_a_dry_run_counts_what_a_run_then_asks_cached_answers_left_out(folder, s
     assert plan(capsys, *judge)["requests"] == [24, 24, 0]
 
 
+def test_a_dry_run_of_closed_questions_says_what_a_server_without_log_probabilities_takes(folder, over_http, capsys):
+    judge = ["judge", "pairs.parquet", "-o", "votes.parquet", *over_http, "--dry-run"]
+    assert run(*judge) == 0
+    assert "24 to be asked; a server that gives no log-probabilities takes 9 requests" in capsys.readouterr().out
+    assert run(*judge, "--kind", "rubric") == 0
+    assert "log-probabilities" not in capsys.readouterr().out
+
+
 def test_a_dry_run_of_a_rubric_counts_samples_and_each_response_once(folder, server, over_http, capsys):
     Path("criteria.json").write_text('{"It is true.": 2, "It is short.": 1}')
     judge = ["judge", "pairs.parquet", "-o", "votes.parquet", *over_http, "--kind", "rubric", "--samples", "2"]
@@ -239,15 +247,17 @@ def test_a_run_stops_before_it_costs_more_than_its_limit(folder, server, over_ht
     judge = ["judge", "pairs.parquet", "-o", "votes.parquet", *over_http, "--prices", "prices.json"]
     assert plan(capsys, *judge)["cost"] == "24.0000 USD"
     limited = [*judge, "--cache", "answers", "--max-cost"]
-    assert run(*limited, "7.5") == 3
+    assert run(*limited, "8.5") == 3  # the first question might take nine requests
+    assert "this run cost 0.0000 (0 requests), the next step costs up to 9.0000" in capsys.readouterr().err
+    assert run(*limited, "9.5") == 3
     said = capsys.readouterr().err
     assert (
-        "stopped before the limit of 7.5 USD: this run cost 7.0000 (7 requests), the next step costs up to 1.0000"
+        "stopped before the limit of 9.5 USD: this run cost 9.0000 (9 requests), the next step costs up to 1.0000"
         in said
     )
-    assert len(server.requests) == 7
-    assert plan(capsys, *judge, "--cache", "answers")["cost"] == "17.0000 USD"
-    assert run(*limited, "17") == 0
+    assert len(server.requests) == 9
+    assert plan(capsys, *judge, "--cache", "answers")["cost"] == "15.0000 USD"
+    assert run(*limited, "15") == 0
     assert len(server.requests) == 24
 
 

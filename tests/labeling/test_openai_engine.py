@@ -11,14 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openai  # noqa: F401  (slow to import: not on the first test's time)
 import pytest
 
-from labeling.errors import DataError, EngineError
+from labeling.budget import BudgetedEngine, Limits, Price
+from labeling.errors import BudgetError, DataError, EngineError
 from labeling.llm import Engine, Sampling, renormalised
+from labeling.llm_cache import CachedEngine
 from labeling.openai_engine import OpenAIEngine, Pace, first_token_scores
 
 PROMPTS = [[{"role": "user", "content": f"Question {i}?"}] for i in range(12)]
@@ -188,8 +191,28 @@ def test_without_log_probabilities_shares_of_sampled_answers_count(serve: Any, s
     assert p_a + p_b == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("server", "limit", "n_asked"), [(without_log_probs, 30, 27), (good, 12, 12), (good, 10, 10)])
+def test_a_budget_counts_every_verdict_that_is_sampled_and_is_kept(
+    serve: Any, tmp_path: Path, server: Answer, limit: int, n_asked: int
+) -> None:
+    engine, script = serve(server)
+    counted = BudgetedEngine(engine, Limits(limit), Price(0, 1), meter=engine.meter)
+    with contextlib.nullcontext() if limit == 12 else pytest.raises(BudgetError, match=f"limit of {limit} requests"):
+        CachedEngine(counted, tmp_path / "answers", divisible=True).choose(PROMPTS, ["A", "B"])
+    assert counted.usage.n_requests == len(script.requests) == n_asked
+    sent = [request["messages"] for request in script.requests]
+    assert counted.usage.prompt_tokens == sum(engine.count_tokens(sent))
+
+
+def test_where_a_server_is_not_known_yet_a_question_may_take_all_its_verdicts(serve: Any) -> None:
+    engine, script = serve(good)
+    with pytest.raises(BudgetError, match="0 were made in this run, the next step takes 9"):
+        BudgetedEngine(engine, Limits(8), meter=engine.meter).choose(PROMPTS[:1], ["A", "B"])
+    assert script.requests == []
+
+
 def test_texts_come_without_log_probabilities_where_the_server_refuses_them(serve: Any) -> None:
-    engine, _ = serve(refuses_log_probs)
+    engine, _ = serve(refuses_log_probs, attempts=1)  # that refusal is no try
     found = engine.generate(PROMPTS[:1], Sampling())[0][0]
     assert math.isnan(found.log_prob)
     assert found.n_tokens == 3
