@@ -124,8 +124,13 @@ def columns_of(path: str, pairs: Pairs, reading: Reading, names: Sequence[str]) 
     missing = [name for name in names if name not in there]
     if missing:
         raise DataError(f"{path} has no column {', '.join(missing)}; it has {', '.join(there)}")
-    wanted = [*names, *(name for name in ALWAYS if name in there and name not in names)]
-    return {name: _values(found.table, name, pairs, reading) for name in wanted}
+    always = [name for name in ALWAYS if name in there and name not in names and _is_telling(found.table[name])]
+    return {name: _values(found.table, name, pairs, reading) for name in (*names, *always)}
+
+
+def _is_telling(column: pa.ChunkedArray) -> bool:
+    """Return whether a column that nobody asked for is one of text to measure by."""
+    return pa.types.is_string(column.type) and len(pc.unique(column)) <= MOST_VALUES
 
 
 def _values(table: pa.Table, name: str, pairs: Pairs, reading: Reading) -> list[str]:

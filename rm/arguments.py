@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
 
 from rm.config import RewardConfig
+
+TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
+"""Environment variable that transformers reads."""
 
 
 def training_arguments(
@@ -18,10 +23,6 @@ def training_arguments(
     """Return the config in the Trainer's words: linear decay, fused AdamW, no model card."""
     often = "no" if not evaluates else "epoch" if config.eval_steps is None else "steps"
     stops = evaluates and config.patience is not None
-    reports = [name.strip() for name in config.report_to.split(",")]
-    if "tensorboard" in reports:
-        logs = checkpoints.with_name(checkpoints.name.replace(".checkpoints", ".logs"))
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(logs))
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
@@ -46,13 +47,32 @@ def training_arguments(
         greater_is_better=False if evaluates else None,
         ddp_find_unused_parameters=False,
         logging_steps=config.logging_steps,
-        report_to=reports,
+        report_to=reports(config),
         disable_tqdm=True,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # or one process would cut packed rows up for all GPUs (DataParallel)
     step_size = arguments.train_batch_size * arguments.world_size
     steps = config.max_steps or math.ceil(config.epochs * math.ceil(n_pairs / step_size))
     arguments.warmup_steps = math.ceil(steps * config.warmup_share)
     return arguments
+
+
+def reports(config: RewardConfig) -> list[str]:
+    """Return where the log goes, by the names that transformers knows."""
+    return [name.strip() for name in config.report_to.split(",")]
+
+
+@contextlib.contextmanager
+def tensorboard_folder(config: RewardConfig, folder: Path) -> Iterator[None]:
+    """Have TensorBoard's files written to `folder`, where they are asked for and the environment names no other."""
+    ours = "tensorboard" in reports(config) and TENSORBOARD not in os.environ
+    if ours:
+        os.environ[TENSORBOARD] = str(folder)
+    try:
+        yield
+    finally:
+        if ours:
+            del os.environ[TENSORBOARD]
 
 
 def computes_in_bf16() -> bool:

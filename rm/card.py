@@ -124,10 +124,12 @@ def _figures(manifest: Mapping[str, Any], log: list[Mapping[str, Any]], calibrat
         f"- Rewards of {rewards['n_responses']:,} training responses: mean {rewards['mean']:.3f}, standard deviation "
         f"{rewards['std']:.3f} (`mean` and `std` in config.json, which OpenRLHF's `--normalize_reward` reads)."
     ]
+    log, held_out = ([entry for entry in log if name in entry] for name in ("loss", "eval_log_loss"))
     if log:
         lines.append(
             f"- Training loss: {log[0]['loss']:.4f} at step {log[0]['step']}, {log[-1]['loss']:.4f} at the end."
         )
+    lines += _held_out(held_out, manifest)
     if calibrated:
         n = calibrated.get("gold", {}).get("n")
         lines.append(
@@ -138,6 +140,18 @@ def _figures(manifest: Mapping[str, Any], log: list[Mapping[str, Any]], calibrat
     else:
         lines.append("- Not calibrated on held-out gold pairs (`weakpref calibrate`).")
     return "\n".join(lines)
+
+
+def _held_out(log: list[Mapping[str, Any]], manifest: Mapping[str, Any]) -> list[str]:
+    if not log:
+        return []
+    stopped = manifest["config"].get("patience") is not None  # then the weights are those of the best measurement
+    kept = min(log, key=lambda entry: float(entry["eval_log_loss"])) if stopped else log[-1]
+    chosen = ", where it was least and the weights were kept" if stopped else ""
+    return [
+        f"- On {manifest['counts']['held_out']:,} held-out pairs, by their soft labels, at step {kept['step']}{chosen}"
+        f": log-loss {kept['eval_log_loss']:.3f}, accuracy {kept['eval_accuracy']:.3f}, ECE {kept['eval_ece']:.3f}."
+    ]
 
 
 def _calibration(calibrated: Mapping[str, Any]) -> list[str]:
@@ -166,5 +180,5 @@ def _shown(value: Any) -> str:
 
 def _log(folder: Path) -> list[Mapping[str, Any]]:
     path = folder / "train_log.json"
-    entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return [entry for entry in entries if "loss" in entry]
+    entries: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return entries

@@ -23,8 +23,10 @@ from rm.temperature import KEY, sigmoid, temperature_of
 
 FloatArray = npt.NDArray[np.float64]
 
-UNSHARED = (KEY, "_name_or_path", "transformers_version", "dtype", "torch_dtype")
-"""Entries of config.json in which models to be averaged may differ."""
+MEASURED = (KEY, "mean", "std")
+"""Entries of config.json that were measured on the rewards of one model."""
+UNSHARED = (*MEASURED, "_name_or_path", "transformers_version", "dtype", "torch_dtype")
+"""Entries in which models to be averaged may differ."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def average(models: Sequence[str | Path], out: str | Path) -> Path:
         _check_alike(folders[0], other)
     first = RewardModel.load(folders[0])
     first.model.load_state_dict(_mean_weights(first, folders))
-    vars(first.model.config).pop(KEY, None)
+    for name in MEASURED:
+        vars(first.model.config).pop(name, None)
     prompts = sorted(set().union(*(trained_prompts(folder) for folder in folders)))
     with replacing(target) as part:
         save(first, part)

@@ -84,7 +84,7 @@ def evaluate(
     """
     known = with_gold(pairs)
     check_unseen(model, known)
-    _warn_of_calibration(model, known)
+    warn_of_calibration(model, known)
     rewards = np.full((len(pairs), 2), np.nan)
     rewards[~np.isnan(pairs.gold)] = score(model, known)
     return evaluate_rewards(rewards, pairs, temperature=temperature_of(model), posterior=posterior, by=by, seed=seed)
@@ -149,13 +149,14 @@ def hashes(record: Path) -> set[str]:
     return set(record.read_text(encoding="utf-8").split()) if record.is_file() else set()
 
 
-def _warn_of_calibration(model: str | Path, pairs: Pairs) -> None:
+def warn_of_calibration(model: str | Path, pairs: Pairs) -> None:
+    """Warn where the temperature of the model in this directory was fitted on prompts of the pairs."""
     used = hashes(Path(model) / CALIBRATION_PROMPTS)
     n = sum(prompt_id(prompt) in used for prompt in pairs.table["prompt"].to_pylist()) if used else 0
     if n:
         warnings.warn(
-            f"the temperature was fitted on the prompts of {n:,} of these {len(pairs):,} pairs: log-loss, Brier and "
-            "ECE come out a little too good; evaluate on other prompts than `weakpref calibrate` was given",
+            f"the temperature of {model} was fitted on the prompts of {n:,} of these {len(pairs):,} pairs: log-loss, "
+            "Brier and ECE come out a little too good; evaluate on other prompts than `weakpref calibrate` was given",
             WeakprefWarning,
             stacklevel=3,
         )

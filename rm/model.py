@@ -146,11 +146,7 @@ def load_base(name: str, max_length: int) -> tuple[PreTrainedModel, PreTrainedTo
             raise DataError(f"model {name!r} cannot be loaded as a directory or from the hub: {error}") from None
     _check_report(name, model, report)
     vars(model.config).pop(KEY, None)  # the temperature of a reward model that is trained further
-    if max_length > positions(model):
-        raise DataError(
-            f"max_length is {max_length}, but model {name!r} has positions for {positions(model)} tokens; "
-            f"pass a max_length of at most {positions(model)}"
-        )
+    check_positions(name, model, max_length)
     tokenizer.model_max_length = max_length
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -158,6 +154,15 @@ def load_base(name: str, max_length: int) -> tuple[PreTrainedModel, PreTrainedTo
     for token in ("pad_token_id", "eos_token_id", "bos_token_id"):
         setattr(text_config, token, getattr(tokenizer, token))
     return model, tokenizer
+
+
+def check_positions(name: str, model: PreTrainedModel, max_length: int) -> None:
+    """Raise DataError where a base model has positions for fewer than max_length tokens."""
+    if max_length > positions(model):
+        raise DataError(
+            f"max_length is {max_length}, but model {name!r} has positions for {positions(model)} tokens; "
+            f"pass a max_length of at most {positions(model)}"
+        )
 
 
 def head_in_float32(model: PreTrainedModel) -> None:

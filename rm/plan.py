@@ -11,16 +11,26 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from labeling.errors import DataError
+from rm.checkpoint import check_checkpoint, check_own_code
 from rm.config import RewardConfig, resolve
-from rm.model import quiet_loading
+from rm.held_out import split
+from rm.model import check_positions, quiet_loading
 from rm.order import Shuffled
 from rm.packing import fill_rows
 from rm.shared_prefix import cannot_pack, is_causal
 from rm.sources import MixedPairs, training_pairs
 from rm.template import repaired
 from rm.token_cache import Counts
+from rm.trainable import prepare
 from rm.trainer import CPU_TOKEN_BUDGET, GPU_TOKEN_BUDGET
 
 GIB = 1 << 30
@@ -51,8 +61,10 @@ class Plan:
     reason: str | None
     """Why they are not."""
     parameters: int
+    trained: int
+    """Parameters that learn: all but what is frozen, or stands under LoRA's updates."""
     weights_bytes: int
-    """Weights, gradients and AdamW's two moments."""
+    """All weights, and the gradients and AdamW's two moments of those that learn."""
     activations_bytes: int
     """Estimate for the largest forward pass."""
 
@@ -70,7 +82,8 @@ class Plan:
             f"sharing      {_share(min(self.tokens, self.tokens_apart), self.tokens_apart)} of the "
             f"{self.tokens_apart:,} tokens that conversations hold",
             f"steps        {self.steps:,} optimizer steps, about {self.forwards:,} forward passes an epoch",
-            f"memory       {self.weights_bytes / GIB:.2f} GiB for {self.parameters:,} weights, gradients and moments; "
+            f"memory       {self.weights_bytes / GIB:.2f} GiB for {self.parameters:,} weights, and gradients and "
+            f"moments of {self.trained:,}; "
             f"about {self.activations_bytes / GIB:.2f} GiB for activations",
         ]
 
@@ -81,14 +94,29 @@ def plan(data: str | Path | Sequence[str | Path], config: RewardConfig, *, cache
     Raises DataError where the data or the config cannot be used.
     """
     sources = [data] if isinstance(data, str | Path) else list(data)
-    path = resolve(config.model)
-    with quiet_loading(), torch.device("meta"):
-        tokenizer = repaired(AutoTokenizer.from_pretrained(path))
-        settings = AutoConfig.from_pretrained(path, num_labels=1)
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(settings)  # type: ignore[no-untyped-call]
+    model, tokenizer = _outline(config)
     with tempfile.TemporaryDirectory() as folder:
+        if config.eval_share:
+            sources[:], _ = split(sources, config.eval_share, config.seed, Path(folder) / "split")
         pairs = training_pairs(sources, tokenizer, config, Path(cache or folder))
         return _plan(pairs, config, model)
+
+
+def _outline(config: RewardConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the model that is trained, its parameters on the device "meta", and its tokenizer."""
+    path = resolve(config.model)
+    check_checkpoint(path)
+    check_own_code(path, known_is_fine=True)
+    with quiet_loading(), torch.device("meta"):
+        try:
+            tokenizer = repaired(AutoTokenizer.from_pretrained(path, trust_remote_code=False))
+            settings = AutoConfig.from_pretrained(path, num_labels=1, trust_remote_code=False)
+        except OSError as error:
+            raise DataError(f"model {config.model!r} cannot be read as a directory or from the hub: {error}") from None
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(settings)  # type: ignore[no-untyped-call]
+        check_positions(config.model, model, config.max_length)
+        prepare(model, config)
+    return model, tokenizer
 
 
 def _plan(pairs: MixedPairs, config: RewardConfig, model: PreTrainedModel) -> Plan:
@@ -105,6 +133,7 @@ def _plan(pairs: MixedPairs, config: RewardConfig, model: PreTrainedModel) -> Pl
         for row in fill_rows(computed[start : start + step_size].tolist(), budget)
     ]
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Plan(
         counts=pairs.counts,
         pairs=len(lengths),
@@ -116,7 +145,8 @@ def _plan(pairs: MixedPairs, config: RewardConfig, model: PreTrainedModel) -> Pl
         packed=reason is None,
         reason=reason,
         parameters=parameters,
-        weights_bytes=16 * parameters,
+        trained=trained,
+        weights_bytes=4 * parameters + 12 * trained,
         activations_bytes=activation_bytes(model, max(forwards), config),
     )
 

@@ -102,7 +102,7 @@ class TokenisedPairs(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.gold_weight = folder, 1.0
+        self.folder = folder
         self.counts = Counts(**json.loads((folder / COUNTS).read_text(encoding="utf-8")))
         self.table = _mapped(folder / PAIRS)
 

@@ -23,7 +23,8 @@ def prepare(model: PreTrainedModel, config: RewardConfig) -> PeftModel | None:
     disable_dropout(model)
     freeze(model, config.freeze_layers)
     adapted = with_lora(model, heads(model), config) if config.lora_r else None
-    fix_constant(model)
+    if not config.center_rewards:
+        fix_constant(model)
     return adapted
 
 
@@ -39,7 +40,10 @@ def is_head(model: torch.nn.Module, parameter: str) -> bool:
 
 
 def fix_constant(model: PreTrainedModel) -> None:
-    """Keep the score's bias as it is: no difference of rewards depends on it, its gradient is rounding error."""
+    """Keep the score's bias as it is: no difference of rewards depends on it, its gradient is rounding error.
+
+    Not so where rewards are centred: then it is what brings their mean to 0.
+    """
     for name, module in model.named_modules():
         last = isinstance(module, torch.nn.Linear) and module.out_features == model.config.num_labels
         if last and is_head(model, name) and module.bias is not None:

@@ -30,7 +30,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import manifest, write_json
-from rm.arguments import training_arguments
+from rm.arguments import tensorboard_folder, training_arguments
 from rm.config import RewardConfig
 from rm.handoff import hand_off
 from rm.held_out import held_out_pairs, measure, split
@@ -82,13 +82,15 @@ def train(
     sources = [data] if isinstance(data, str | Path) else list(data)
     target = Path(out)
     checkpoints = target.with_name(f"{target.name}.checkpoints")
-    run = {"config": _plain(dataclasses.asdict(config)), "inputs": input_hashes(sources)}
+    run: dict[str, Any] = {"config": _plain(dataclasses.asdict(config)), "inputs": input_hashes(sources)}
     if held_out is not None:
         run["inputs"]["held_out"] = " ".join(input_hashes([held_out]).values())
+    run["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
+    _check_watching(config, held_out)
     first = os.environ.get("RANK", "0") == "0"
     if first:  # later processes may find what this one has begun
         _check_out(target, checkpoints, run, resume)
-    with _seeded(config.seed):
+    with _seeded(config.seed), tensorboard_folder(config, target.with_name(f"{target.name}.logs")):
         model, tokenizer = load_base(config.model, config.max_length)
         adapted = prepare(model, config)
         tokens = Path(cache) if cache else checkpoints / TOKENS
@@ -306,6 +308,14 @@ def warn_of_long_pairs(counts: Counts, config: RewardConfig) -> None:
         )
 
 
+def _check_watching(config: RewardConfig, held_out: str | Path | None) -> None:
+    if held_out is not None and config.eval_share:
+        raise DataError(f"eval_share is {config.eval_share} and held_out is {held_out}, expected one of them")
+    idle = [name for name in ("eval_steps", "patience") if getattr(config, name) is not None]
+    if idle and held_out is None and not config.eval_share:
+        raise DataError(f"{' and '.join(idle)} without held-out pairs do nothing; pass eval_share, 0.05, or held_out")
+
+
 def _check_out(target: Path, checkpoints: Path, run: dict[str, Any], resume: bool) -> None:
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise DataError(f"{target} already exists; delete it or pass another out")
@@ -316,6 +326,7 @@ def _check_out(target: Path, checkpoints: Path, run: dict[str, Any], resume: boo
     begun = json.loads((checkpoints / RUN).read_text(encoding="utf-8"))
     changed = [key for key in run["config"] if begun["config"].get(key) != run["config"][key]]
     changed += ["data"] if begun["inputs"] != run["inputs"] else []
+    changed += ["processes"] if begun.get("processes") != run["processes"] else []
     if changed:
         raise DataError(
             f"{checkpoints} belongs to another run ({', '.join(changed)} differ); resume with the config and data it "
@@ -340,7 +351,9 @@ def _last_checkpoint(checkpoints: Path) -> str | None:
 def _seeded(seed: int) -> Iterator[None]:
     """Restore the global random states afterwards: transformers seeds and draws from them."""
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    gpus = torch.cuda.device_count()
+    mine = [int(os.environ.get("LOCAL_RANK", "0")) % gpus] if gpus else []  # left to itself it warns of the others
+    with torch.random.fork_rng(mine):
         torch.manual_seed(seed)
         try:
             yield

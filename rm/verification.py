@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from labeling.errors import DataError
 from labeling.pairs import Message, Pairs
 from rm.consumers import CONSUMERS, NotRunError, Saved, Taken, reads_last_token, take, version
 from rm.data import tokenise
@@ -99,13 +100,18 @@ def verify(
 
     Of `pairs` the first `limit` are scored, both responses of each; without pairs, a few built-in conversations are.
     `vllm_python` names the Python of another environment that has vLLM. Raises DataError where this library itself
-    cannot load the model: no score head, pickled weights, code of its own.
+    cannot load the model (no score head, pickled weights, code of its own), or no conversation is left to score.
     """
     ours = RewardModel.load(model)
     given = CONVERSATIONS if pairs is None else _conversations(pairs, limit)
     tokenised = tokenise(ours.tokenizer, given, ours.max_length)
     kept = np.flatnonzero(~tokenised.truncated)
     rows: list[Sequence[Message]] = [given[i] for i in kept]
+    if not rows:
+        raise DataError(
+            f"none of {len(given)} conversations can be compared: expected some of at most {ours.max_length} tokens; "
+            "pass shorter pairs, a higher limit, or none for the built-in ones"
+        )
     expected = Taken([tokenised.ids[i].tolist() for i in kept], ours.score_ids([tokenised.ids[i] for i in kept]))
     facts = Facts.of(model, ours.tokenizer, decoder=reads_last_token(ours.model))
     del ours
@@ -121,7 +127,7 @@ def _checked(
         taken = take(name, saved, rows)
     except NotRunError as error:
         return Checked(name, version(name), None, None, False, str(error))
-    difference = float(np.abs(taken.rewards - expected.rewards).max()) if rows else 0.0
+    difference = float(np.abs(taken.rewards - expected.rewards).max())
     differs = not difference <= tolerance
     reason = cause(expected, taken, facts) if differs else ""
     return Checked(name, version(name), difference, taken.ids == expected.ids, differs, reason)

@@ -29,26 +29,27 @@ class Window:
     chosen: list[torch.Tensor] = field(default_factory=list)
     rejected: list[torch.Tensor] = field(default_factory=list)
     p_chosen: list[torch.Tensor] = field(default_factory=list)
+    weight: list[torch.Tensor] = field(default_factory=list)
     n_tokens: int = 0
     began: float = field(default_factory=time.perf_counter)
 
     def add(self, chosen: torch.Tensor, rejected: torch.Tensor, part: Part) -> None:
-        """Remember the rewards of a part's pairs, each of shape (n,); pairs of weight 0 are there to fill a step."""
-        real = part.weight > 0
-        self.chosen.append(chosen.detach()[real])
-        self.rejected.append(rejected.detach()[real])
-        self.p_chosen.append(part.p_chosen[real])
+        """Remember the rewards of a part's pairs, each of shape (n,), without waiting for a GPU to compute them."""
+        self.chosen.append(chosen.detach())
+        self.rejected.append(rejected.detach())
+        self.p_chosen.append(part.p_chosen)
+        self.weight.append(part.weight)
         self.n_tokens += part.rows.input_ids.numel()
 
     def figures(self) -> dict[str, float]:
         """Return accuracy on pairs that are no tie, mean and spread of the rewards, pairs and tokens per second.
 
-        Empty where nothing was seen.
+        Pairs of weight 0 are there to fill a step, and left out. Empty where nothing was seen.
         """
-        if not self.chosen or not len(torch.cat(self.chosen)):
+        if not self.chosen or not (real := torch.cat(self.weight) > 0).any():
             return {}
         chosen, rejected, q = (
-            torch.cat(each).float().cpu().numpy() for each in (self.chosen, self.rejected, self.p_chosen)
+            torch.cat(each)[real].float().cpu().numpy() for each in (self.chosen, self.rejected, self.p_chosen)
         )
         rewards, seconds = np.concatenate([chosen, rejected]), time.perf_counter() - self.began
         decided = q != 0.5

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from labeling.errors import DataError, GoldError, GroupLeakError, WeakprefWarning
 from labeling.metrics import log_loss
 from labeling.pairs import Pairs, prompt_id
-from rm import calibrate, evaluate, posterior, score
+from rm import calibrate, compare, evaluate, posterior, score
 from rm.calibration import fit_temperature, likeliest_temperature
 from rm.handoff import TRAIN_PROMPTS, save
 from rm.model import RewardModel, load_base
@@ -89,8 +89,10 @@ def test_a_temperature_is_kept_read_and_shown_and_changes_no_accuracy_and_no_rew
     assert found.temperature != pytest.approx(1.0, abs=0.05)
     assert temperature_of(folder) == found.temperature
     assert settings_of(folder)["gold"]["n_ties"] == 4
-    with pytest.warns(WeakprefWarning, match="the temperature was fitted on the prompts of 40 of these 40 pairs"):
+    with pytest.warns(WeakprefWarning, match=r"the temperature of .* was fitted on the prompts of 40 of these 40"):
         after = evaluate(folder, pairs)
+    with pytest.warns(WeakprefWarning, match=r"the temperature of .* was fitted on the prompts of 40 of these 40"):
+        compare(folder, folder, pairs)
     np.testing.assert_array_equal(score(folder, pairs), raw)
     np.testing.assert_allclose(posterior(folder, pairs), probability(raw, found.temperature))
     assert (after.accuracy, after.temperature) == (before.accuracy, found.temperature)

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from labeling.errors import DataError
 from labeling.pairs import Pairs
 from rm.calibration import calibrate
-from rm.card import write_card
+from rm.card import card, write_card
 from rm.config import RewardConfig
 from rm.model import RewardModel
 from rm.trainer import train
@@ -59,6 +59,20 @@ def test_it_says_what_the_manifest_says_and_no_path(folder: Path, tmp_path: Path
     assert "Not calibrated on held-out gold pairs" in text
     assert str(tmp_path.parent) not in text
     assert " /" not in text
+
+
+def test_held_out_figures_are_those_of_the_weights_that_were_kept() -> None:
+    figures = {"eval_accuracy": 0.75, "eval_ece": 0.0625}
+    log = [{"step": step, "eval_log_loss": loss, **figures} for step, loss in ((5, 0.5), (10, 0.625))]
+    manifest: dict[str, Any] = {
+        "config": {"model": "m", "max_length": 8},
+        "rewards": {"n_responses": 2, "mean": 0.0, "std": 1.0},
+        "inputs": {}, "versions": {}, "seed": 0, "counts": {"pairs": 9, "steps": 10, "held_out": 3},
+    }  # fmt: skip
+    line = "On 3 held-out pairs, by their soft labels, at step"
+    assert f"{line} 10: log-loss 0.625, accuracy 0.750, ECE 0.062." in card(manifest, log, {})
+    manifest["config"]["patience"] = 2
+    assert f"{line} 5, where it was least and the weights were kept: log-loss 0.500" in card(manifest, log, {})
 
 
 def test_the_same_directory_gives_the_same_bytes(folder: Path) -> None:

@@ -32,7 +32,9 @@ def members(tiny: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for seed in range(3):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            save(RewardModel(*load_base(tiny, 64), 64), folder / f"rm{seed}")
+            model, tokenizer = load_base(tiny, 64)
+        model.config.mean, model.config.std = float(seed), 1.0 + seed  # as in what rm.train writes
+        save(RewardModel(model, tokenizer, 64), folder / f"rm{seed}")
         (folder / f"rm{seed}" / TRAIN_PROMPTS).write_text(f"prompt{seed}\n")
     return [folder / f"rm{seed}" for seed in range(3)]
 
@@ -102,6 +104,7 @@ def test_averaged_weights_are_the_mean_and_saved_as_an_ordinary_model(members: l
         torch.testing.assert_close(value, torch.stack([weights[name] for weights in each]).mean(dim=0))
     assert trained_prompts(tmp_path / "mean") == {"prompt0", "prompt1", "prompt2"}
     assert settings_of(tmp_path / "mean") == {}
+    assert not {"mean", "std"} & json.loads((tmp_path / "mean" / "config.json").read_text()).keys()
     assert json.loads((tmp_path / "mean" / "manifest.json").read_text())["counts"] == {"models": 3}
     with pytest.raises(DataError, match="already exists"):
         average(members, tmp_path / "mean")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from labeling.errors import DataError
 from rm import RewardConfig, train
 from rm.plan import plan
 
@@ -25,7 +27,8 @@ def test_a_plan_says_what_packing_and_sharing_save(
     assert found.tokens_padded > found.tokens_apart >= found.tokens > 0
     assert (found.tokens < found.tokens_apart) == (name != "bert")
     assert found.forwards > found.steps
-    assert found.weights_bytes == 16 * found.parameters
+    assert found.trained == found.parameters - (name == "bert")  # its head's bias is kept
+    assert found.weights_bytes == 4 * found.parameters + 12 * found.trained
     assert len(found.lines()) == 7
 
 
@@ -37,6 +40,34 @@ def test_checkpointing_and_bfloat16_take_less_memory(tiny: str, universal: Write
     )
     assert usual > checkpointed
     assert usual == 2 * half
+
+
+@pytest.mark.parametrize("options", [{"lora_r": 2}, {"freeze_layers": 1}])
+def test_what_does_not_learn_has_no_gradients_and_moments(
+    tiny: str, universal: Write, conversations: Rows, options: dict[str, int]
+) -> None:
+    data = universal(conversations(4))
+    whole, part = (plan(data, RewardConfig(tiny, max_length=128, **chosen)) for chosen in ({}, options))
+    assert part.trained < part.parameters / 2 < whole.trained
+    assert part.weights_bytes < whole.weights_bytes
+
+
+def test_pairs_held_out_are_no_part_of_an_epoch(tiny: str, universal: Write, conversations: Rows) -> None:
+    data = universal(conversations(30))
+    assert 0 < plan(data, RewardConfig(tiny, max_length=128, eval_share=0.3)).pairs < 30
+
+
+def test_a_plan_refuses_what_training_refuses(tiny: str, universal: Write, conversations: Rows, tmp_path: Path) -> None:
+    data = universal(conversations(4))
+    with pytest.raises(DataError, match=r"max_length is 4096, but model .* has positions for"):
+        plan(data, RewardConfig(tiny, max_length=4096))
+    with pytest.raises(DataError, match="cannot be read as a directory or from the hub"):
+        plan(data, RewardConfig(str(tmp_path / "nowhere"), max_length=128))
+    shutil.copytree(tiny, tmp_path / "own")
+    settings = tmp_path / "own" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"auto_map": {"AutoTokenizer": "own.Own"}}))
+    with pytest.raises(DataError, match="comes with code of its own"):
+        plan(data, RewardConfig(str(tmp_path / "own"), max_length=128))
 
 
 @pytest.mark.slow

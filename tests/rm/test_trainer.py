@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Callable
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from transformers import TrainingArguments
 
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import sha256
 from rm.arguments import training_arguments
 from rm.config import RewardConfig
 from rm.model import RewardModel, load_base
-from rm.trainable import freeze, is_head
+from rm.trainable import freeze, is_head, prepare
 from rm.trainer import PairTrainer, train
 
 Row = tuple[list[dict[str, str]], str, str]
@@ -125,6 +127,10 @@ def test_a_resumed_run_ends_as_a_straight_one(
         train(data, options, out=tmp_path / "resumed")
     with pytest.raises(DataError, match=r"belongs to another run \(learning_rate differ\)"):
         train(data, config(tiny, epochs=3, save_steps=4, learning_rate=1e-4), out=tmp_path / "resumed", resume=True)
+    with monkeypatch.context() as two:
+        two.setenv("WORLD_SIZE", "2")
+        with pytest.raises(DataError, match=r"belongs to another run \(processes differ\)"):
+            train(data, options, out=tmp_path / "resumed", resume=True)
     resumed = train(data, options, out=tmp_path / "resumed", resume=True)
     assert len(counted) == 15 - 8  # the last checkpoint was written after step 8 of 15
     assert sha256(resumed / "model.safetensors") == sha256(straight / "model.safetensors")
@@ -274,3 +280,25 @@ def test_more_frozen_layers_than_there_are_is_an_error(tiny: str) -> None:
 def test_the_warm_up_is_a_share_of_the_steps(tiny: str, tmp_path: Path, options: dict[str, Any], steps: int) -> None:
     arguments = training_arguments(config(tiny, **({"warmup_share": 0.1} | options)), 40, tmp_path)
     assert arguments.warmup_steps == steps
+
+
+def test_one_process_uses_one_gpu_whatever_there_is(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DataParallel would cut a packed row's tensors up for all of them."""
+
+    def eight(arguments: TrainingArguments) -> torch.device:
+        arguments._n_gpu = 8
+        return torch.device("cpu")
+
+    found = functools.cached_property(eight)
+    found.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", found)
+    monkeypatch.setattr(TrainingArguments, "world_size", 1)
+    arguments = training_arguments(config(tiny, batch_size=4), 40, tmp_path)
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
+
+
+def test_the_bias_of_the_head_learns_where_rewards_are_centred(tiny: str) -> None:
+    for center_rewards, learns in ((0.0, False), (0.01, True)):
+        model, _ = load_base(tiny, 128)
+        prepare(model, config(tiny, center_rewards=center_rewards))
+        assert model.classifier.bias.requires_grad == learns

@@ -144,6 +144,14 @@ def test_a_model_without_a_score_head_is_refused(bases: dict[str, str]) -> None:
         verify(bases["qwen3"])
 
 
+def test_nothing_to_compare_is_no_agreement(qwen3: Path, as_pairs: Callable[..., Pairs]) -> None:
+    pairs = as_pairs([([{"role": "user", "content": "Please! " * 50}], "yes", "no")])
+    with pytest.raises(DataError, match="none of 2 conversations can be compared: expected some of at most 128 tokens"):
+        verify(qwen3, pairs)
+    with pytest.raises(DataError, match="none of 0 conversations can be compared"):
+        verify(qwen3, pairs, limit=0)
+
+
 @pytest.mark.slow
 def test_real_pairs_are_scored_and_over_long_ones_left_out_with_a_note(
     qwen3: Path, conversations: Rows, as_pairs: Callable[..., Pairs]

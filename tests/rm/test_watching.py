@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ import torch
 
 from labeling.errors import DataError, GroupLeakError, WeakprefError
 from labeling.pairs import prompt_id
+from rm.arguments import TENSORBOARD, tensorboard_folder
 from rm.config import RewardConfig
 from rm.data import conversations as turns_of
 from rm.data import read_rows
 from rm.held_out import check_apart, figures, split
 from rm.model import RewardModel
+from rm.steps import PaddedRows, Part
 from rm.trainer import PairTrainer, train
-from rm.watching import said
+from rm.watching import Window, said
 
 Row = tuple[list[dict[str, str]], str, str]
 Rows = Callable[[int], list[Row]]
@@ -157,6 +160,36 @@ def test_tensorboard_gets_the_log(
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
     train(universal(conversations(8)), config(tiny, report_to="tensorboard", logging_steps=1), out=tmp_path / "rm")
     assert list((tmp_path / "rm.logs").glob("events.out.tfevents.*"))
+
+
+def test_watching_without_held_out_pairs_or_with_two_kinds_of_them_is_refused(
+    tiny: str, universal: Write, conversations: Rows, tmp_path: Path
+) -> None:
+    data = universal(conversations(4))
+    with pytest.raises(DataError, match="eval_steps and patience without held-out pairs do nothing; pass eval_share"):
+        train(data, config(tiny, patience=1, eval_steps=5), out=tmp_path / "rm")
+    with pytest.raises(DataError, match=r"eval_share is 0\.3 and held_out is .*, expected one of them"):
+        train(data, config(tiny, eval_share=0.3), out=tmp_path / "rm", held_out=data)
+
+
+def test_the_folder_of_tensorboard_is_that_of_its_run(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(TENSORBOARD, raising=False)
+    for name in ("rm0.logs", "rm1.logs"):
+        with tensorboard_folder(config(tiny, report_to="tensorboard"), tmp_path / name):
+            assert os.environ[TENSORBOARD] == str(tmp_path / name)
+    with tensorboard_folder(config(tiny), tmp_path / "rm2.logs"):
+        assert TENSORBOARD not in os.environ
+
+
+def test_pairs_that_fill_a_step_are_not_counted_as_seen() -> None:
+    part = Part(PaddedRows(torch.ones(4, 3), torch.ones(4, 3)), torch.tensor([1.0, 1.0]), torch.tensor([1.0, 0.0]))
+    window = Window()
+    assert window.figures() == {}
+    window.add(torch.tensor([2.0, 9.0]), torch.tensor([1.0, 99.0]), part)
+    found = window.figures()
+    assert (found["accuracy"], found["reward_mean"], found["reward_std"]) == (1.0, 1.5, 0.5)
 
 
 def test_options_of_watching_that_do_not_fit_are_named(tiny: str) -> None:
