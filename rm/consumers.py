@@ -68,7 +68,7 @@ class NotRunError(WeakprefError):
 
 
 def plain_transformers(saved: Saved, rows: Rows) -> Taken:
-    """The lines of the model card: ids from the chat template, padded on the side the tokenizer says."""
+    """The lines of the model card: ids from the chat template, padded on the side the tokenizer says, or one by one."""
     tokenizer = saved.tokenizer()
     ids = [tokenizer.apply_chat_template([dict(turn) for turn in row], return_dict=True)["input_ids"] for row in rows]
     return Taken(ids, _logits(saved, tokenizer, ids))
@@ -76,12 +76,16 @@ def plain_transformers(saved: Saved, rows: Rows) -> Taken:
 
 def text_pipeline(saved: Saved, rows: Rows) -> Taken:
     """A text-classification pipeline with nothing set: special tokens added, activation by problem_type."""
-    return _pipeline(saved, rows, {"batch_size": BATCH})
+    padded = saved.model.config.get_text_config().pad_token_id is not None
+    return _pipeline(saved, rows, {"batch_size": BATCH if padded else 1})
 
 
 def rewardbench(saved: Saved, rows: Rows) -> Taken:
     """As rewardbench 0.1.4: the pipeline with left padding and its activation off; encoders one by one."""
     options = {"function_to_apply": "none", "batch_size": BATCH if reads_last_token(saved.model) else 1}
+    config, tokenizer = saved.model.config.get_text_config(), saved.tokenizer()
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return _pipeline(saved, rows, options, padding_side="left")
 
 
@@ -199,9 +203,10 @@ def version(name: str) -> str:
 def _logits(saved: Saved, tokenizer: Any, ids: list[list[int]], padding_side: str | None = None) -> FloatArray:
     side = {"padding_side": padding_side} if padding_side else {}
     saved.model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    rewards = []
-    for start in range(0, len(ids), BATCH):
-        batch = tokenizer.pad({"input_ids": ids[start : start + BATCH]}, return_tensors="pt", **side)
+    padding, rewards = tokenizer.pad_token_id is not None, list[float]()
+    size = BATCH if padding else 1
+    for start in range(0, len(ids), size):
+        batch = tokenizer.pad({"input_ids": ids[start : start + size]}, padding, return_tensors="pt", **side)
         rewards += _forward(saved, {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]})
     return np.array(rewards)
 

@@ -48,10 +48,12 @@ def cause(expected: Taken, taken: Taken, facts: Facts) -> str:
             '"regression" there, or turn it off (function_to_apply="none")'
         )
     end = facts.tokenizer.eos_token_id
-    if end is not None and end in (facts.tokenizer.pad_token_id, facts.pad_token_id):
+    pad = facts.tokenizer.pad_token_id
+    if end is not None and (pad is None or end in (pad, facts.pad_token_id)):
+        what = "the pad token is" if pad is not None else "there is no pad token, and it takes for one"
         return (
-            f"the pad token is the end token ({facts.tokenizer.eos_token}), so the reward is read before the end that "
-            "was taken for padding: give the tokenizer and config.json a pad token of its own"
+            f"{what} the end token ({facts.tokenizer.eos_token}), so the reward is read before the end that was taken "
+            "for padding: give the tokenizer and config.json a pad token of its own"
         )
     if facts.dtype != "float32":
         return f"it computes in {facts.dtype}, the dtype in config.json, and this library in float32: pass a dtype"

@@ -93,6 +93,18 @@ def test_a_pad_token_that_is_the_end_token_is_the_cause(qwen3: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_tokenizer_without_pad_token_is_scored_and_the_cause(qwen3: Path) -> None:
+    settings = qwen3 / "tokenizer_config.json"
+    kept = {name: value for name, value in json.loads(settings.read_text()).items() if name != "pad_token"}
+    settings.write_text(json.dumps(kept))
+    change(qwen3 / "config.json", pad_token_id=None)
+    pytest.importorskip("trl")
+    found = differing(qwen3)
+    assert "transformers" not in found
+    assert found["TRL GRPO, RLOO"].reason.startswith("there is no pad token, and it takes for one the end token")
+
+
+@pytest.mark.slow
 def test_a_tokenizer_that_adds_bos_again_is_the_cause(bases: dict[str, str], tmp_path: Path) -> None:
     folder = saved(bases["llama"], tmp_path / "rm")
     tokenizer = AutoTokenizer.from_pretrained(folder)
