@@ -1,37 +1,117 @@
-"""`weakpref evaluate`: which columns of a file the pairs are measured by."""
+"""`weakpref evaluate` beside a label model, by columns of the file and on a benchmark; whose value a pair has."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from augment.cli import main
 from augment.commands import Reading
 from augment.evaluating import MOST_VALUES, columns_of
 from labeling.errors import DataError
 
-
-def written(folder: Path, origin: list[str]) -> str:
-    columns = {
-        "prompt": [f"Why {i}?" for i in range(len(origin))],
-        "response_a": ["Because."] * len(origin),
-        "response_b": ["No idea."] * len(origin),
-        "origin": origin,
-    }
-    pq.write_table(pa.table(columns), folder / "pairs.parquet")
-    return str(folder / "pairs.parquet")
+ORIGINS = ["gold", "weak", "gold", None, "weak", "weak", "gold", "weak"]
 
 
-def test_origin_is_measured_by_unasked(tmp_path: Path) -> None:
-    path = written(tmp_path, ["gold", "weak", "gold"])
-    assert columns_of(path, Reading()(path), Reading(), []) == {"origin": ["gold", "weak", "gold"]}
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "pairs.parquet", origin=pa.array(ORIGINS), year=pa.array([2024, 2025] * 4))
+    return tmp_path
 
 
-def test_an_origin_of_too_many_values_is_an_error_only_where_it_was_asked_for(tmp_path: Path) -> None:
-    path = written(tmp_path, [str(i) for i in range(MOST_VALUES + 1)])
-    pairs = Reading()(path)
-    assert columns_of(path, pairs, Reading(), []) == {}
+def write(path: Path, **columns: pa.Array) -> Path:
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"Name {i} colours."}],
+            "response_a": f"Red, {i} times, and blue.",
+            "response_b": f"No, not {i}.",
+            "gold": float(i % 3 > 0),
+        }
+        for i in range(len(ORIGINS))
+    ]
+    table = pa.Table.from_pylist(rows)
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    pq.write_table(table, path)
+    return path
+
+
+def found(path: Path, *names: str, reading: Reading = Reading()) -> dict[str, list[str]]:  # noqa: B008
+    return columns_of(str(path), reading(path), reading, names)
+
+
+def test_origin_is_measured_by_wherever_a_file_has_it_and_other_columns_where_they_are_named(folder: Path) -> None:
+    origins = [origin or "" for origin in ORIGINS]
+    assert found(folder / "pairs.parquet") == {"origin": origins}
+    assert found(folder / "pairs.parquet", "year") == {"year": ["2024", "2025"] * 4, "origin": origins}
+    assert list(found(folder / "pairs.parquet", "origin")) == ["origin"]
+    assert found(write(folder / "bare.parquet")) == {}
+
+
+def test_values_stay_with_their_pairs_where_rows_are_dropped_or_come_twice(folder: Path) -> None:
+    table = pq.read_table(folder / "pairs.parquet")
+    rows = table.to_pylist()
+    bad = rows[1] | {"response_a": None}
+    pq.write_table(pa.Table.from_pylist([bad, *rows[2:], rows[4]], schema=table.schema), "odd.parquet")
+    reading = Reading(drop_bad_rows=True)
+    with pytest.warns(UserWarning, match="left out 2 bad rows, kept 6 pairs"):
+        pairs = reading("odd.parquet")
+    values = columns_of("odd.parquet", pairs, reading, ["year"])
+    years = {pair.messages[0]["content"]: year for pair, year in zip(pairs, values["year"], strict=True)}
+    assert years == {f"Name {i} colours.": str(2024 + i % 2) for i in range(2, 8)}
+
+
+def test_columns_that_cannot_be_measured_by_are_named(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"has no column colour; it has prompt, response_a, .*, origin, year"):
+        found(folder / "pairs.parquet", "colour")
+
+
+def test_an_origin_of_too_many_values_is_an_error_only_where_it_was_asked_for(folder: Path) -> None:
+    texts = [str(i) for i in range(MOST_VALUES + 1)]
+    columns = {"prompt": texts, "response_a": ["Because."] * len(texts), "response_b": ["No idea."] * len(texts)}
+    pq.write_table(pa.table(columns | {"origin": texts}), "many.parquet")
+    assert found(folder / "many.parquet") == {}
     with pytest.raises(DataError, match="column origin has 1,001 values, expected at most 1000: choose another"):
-        columns_of(path, pairs, Reading(), ["origin"])
+        found(folder / "many.parquet", "origin")
+
+
+@pytest.mark.slow
+def test_a_model_is_measured_beside_a_posterior_and_by_columns(
+    folder: Path, rm_folders: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(rm_folders[0])
+    assert main(["label", "pairs.parquet", "-o", "votes.parquet", "--workers", "1"]) == 0
+    assert main(["fit", "votes.parquet", "-o", "posterior.parquet"]) == 0
+    beside = ["--posterior", "posterior.parquet", "--by", "year"]
+    assert main(["evaluate", model, "pairs.parquet", "-o", "report.json", *beside]) == 0
+    printed = capsys.readouterr().out
+    assert "| label model | 8 | 0 |" in printed
+    assert "| year | pairs |" in printed
+    assert "| origin | pairs |" in printed
+    assert "| weak | 4 | 0 |" in printed
+    inputs = json.loads(Path("report.json.manifest.json").read_text())["inputs"]
+    assert set(inputs) == {"pairs", "model", "posterior"}
+
+
+@pytest.mark.slow
+def test_a_file_of_rewardbench_is_scored_by_its_own_rules(
+    folder: Path, rm_folders: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    subsets = ["alpacaeval-easy", "mt-bench-hard", "hep-python", "refusals-dangerous"] * 2
+    rows = [
+        {"prompt": f"What is {i}?", "chosen": f"It is {i}.", "rejected": "No.", "subset": subset}
+        for i, subset in enumerate(subsets)
+    ]
+    Path("bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["evaluate", str(rm_folders[0]), "bench.jsonl", "--benchmark"]
+    assert main([*command, "rewardbench", "-o", "bench.json"]) == 0
+    result = json.loads(Path("bench.json").read_text())
+    assert result["average"]["n"] == 8
+    assert f"bench.json: rewardbench {result['average']['score']:.3f} on 8 items" in capsys.readouterr().out
+    assert main([*command, "rm-bench", "-o", "other.json"]) == 2
+    assert "those of no benchmark (rm-bench: column chosen should hold a list of texts" in capsys.readouterr().err

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rm.data import tokenise
 from rm.handoff import save
 from rm.model import RewardModel, load_base
 from rm.vllm_scorer import VLLMScorer
 
-SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+SIZES = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "head_dim": 32}
 ROWS = [
     [{"role": "user", "content": f"Name {i} colours, please. " * (1 + i % 3)}, {"role": "assistant", "content": answer}]
     for i in range(6)
@@ -30,11 +30,12 @@ def _base(name: str, tokenizer: Path, out: Path) -> Path:
     words.save_pretrained(out)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        LlamaForCausalLM(LlamaConfig(vocab_size=len(words), num_key_value_heads=2, **SIZES)).save_pretrained(out)
+        config = AutoConfig.for_model(name, vocab_size=len(words), num_key_value_heads=2, **SIZES)
+        AutoModelForCausalLM.from_config(config).save_pretrained(out)
     return out
 
 
-@pytest.fixture(params=["llama", "smollm2"])
+@pytest.fixture(params=["llama", "qwen3", "smollm2"])
 def folder(request: pytest.FixtureRequest, smollm2_folder: Path, tmp_path: Path) -> Path:
     """A saved reward model whose head is random, and large, so that its rewards differ."""
     with torch.random.fork_rng():
