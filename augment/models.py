@@ -98,18 +98,21 @@ class ModelOptions:
             server = self._server(source, self._settings())
             return PlannedEngine(server.model, server.count_tokens)
         if self.engine == "transformers" and source == PACKAGED:
-            from labeling.smollm2 import packaged_name, packaged_tokenizer
+            from labeling.smollm2 import packaged_context, packaged_name, packaged_tokenizer
 
-            return PlannedEngine.of_tokenizer(packaged_name(self.dtype or "float32"), packaged_tokenizer())
-        from labeling.transformers_engine import load_tokenizer, model_name
+            name = packaged_name(self.dtype or "float32")
+            return PlannedEngine.of_tokenizer(name, packaged_tokenizer(), packaged_context())
+        from labeling.transformers_engine import load_tokenizer, model_name, planned_context
 
         tokenizer = load_tokenizer(source)
         if self.engine == "transformers":
-            return PlannedEngine.of_tokenizer(model_name(source, self.dtype or "float32"), tokenizer)
-        from labeling.vllm_engine import engine_name, planned_dtype
+            name = model_name(source, self.dtype or "float32")
+            return PlannedEngine.of_tokenizer(name, tokenizer, planned_context(source))
+        from labeling.vllm_engine import engine_name, planned_config
 
-        dtype = planned_dtype(source, self.dtype or "auto")
-        return PlannedEngine.of_tokenizer(engine_name(source, dtype, adapter=self.adapter), tokenizer)
+        config = planned_config(source, self.dtype or "auto", self.max_model_len)
+        name = engine_name(source, config.dtype, adapter=self.adapter)
+        return PlannedEngine.of_tokenizer(name, tokenizer, config.max_model_len)
 
     def _settings(self) -> dict[str, Any]:
         """Return what is set of the engine."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from labeling.errors import DataError
 from labeling.files import replacing, sha256
-from labeling.transformers_engine import TransformersEngine, no_bars
+from labeling.transformers_engine import TransformersEngine, context, no_bars
 
 NAME = "SmolLM2-135M-Instruct"
 
@@ -50,6 +50,14 @@ def packaged_tokenizer() -> Any:
 
     path = weights_file()
     return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def packaged_context() -> int | None:
+    """Return how many tokens the packaged model holds, without its weights."""
+    from transformers import AutoConfig
+
+    path = weights_file()
+    return context(AutoConfig.from_pretrained(path.parent, gguf_file=path.name))
 
 
 def save_smollm2(folder: str | Path) -> Path:

@@ -105,7 +105,7 @@ class TransformersEngine:
 
     def _encoded(self, prompts: Sequence[Conversation], room: int) -> list[list[int]]:
         tokens = self._encoder.encode(prompts)
-        limit = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
+        limit = context(self.network.config)
         if limit is not None:
             check_lengths([len(ids) for ids in tokens], room, limit, self.model)
         return tokens
@@ -251,6 +251,20 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> Any:
 
     with _named(source), no_bars():
         return AutoTokenizer.from_pretrained(source, revision=revision)
+
+
+def context(config: Any) -> int | None:
+    """Return how many tokens a model holds, by its configuration; None where that does not say."""
+    length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return length
+
+
+def planned_context(source: str | Path, revision: str | None = None) -> int | None:
+    """Return how many tokens a model holds, without its weights."""
+    from transformers import AutoConfig
+
+    with _named(source), no_bars():
+        return context(AutoConfig.from_pretrained(source, revision=revision))
 
 
 @contextmanager

@@ -113,11 +113,11 @@ class VLLMEngine:
         tokens = self._encoded(prompts, max(map(len, answers)))
         after = next_tokens(answers)
         asked = [(row, start) for row in range(len(tokens)) for start in after]
-        how = [
-            SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=after[start], detokenize=False)
-            for _, start in asked
-        ]
-        outputs = self._run([[*tokens[row], *start] for row, start in asked], how)
+        how = {
+            start: SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=ids, detokenize=False)
+            for start, ids in after.items()
+        }
+        outputs = self._run([[*tokens[row], *start] for row, start in asked], [how[start] for _, start in asked])
         found = {place: output.outputs[0].logprobs[0] for place, output in zip(asked, outputs, strict=True)}
         scores = [
             [sum(found[row, ids[:i]][ids[i]].logprob for i in range(len(ids))) for ids in answers]
@@ -162,11 +162,11 @@ def engine_name(source: str | Path, dtype: Any, revision: str | None = None, ada
     return f"{name} ({str(dtype).removeprefix('torch.')})"
 
 
-def planned_dtype(source: str | Path, dtype: str = "auto", revision: str | None = None) -> Any:
-    """Return the dtype vLLM would load a model with, read from its configuration alone."""
+def planned_config(source: str | Path, dtype: str = "auto", max_model_len: int | None = None) -> Any:
+    """Return vLLM's ModelConfig of a model (its dtype and max_model_len), read without its weights."""
     from vllm import EngineArgs
 
-    return EngineArgs(model=str(source), dtype=dtype, revision=revision).create_model_config().dtype
+    return EngineArgs(model=str(source), dtype=dtype, max_model_len=max_model_len).create_model_config()
 
 
 def next_tokens(answers: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[int]]:

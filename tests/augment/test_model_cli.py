@@ -213,6 +213,20 @@ def test_a_dry_run_of_a_local_model_reads_no_weights_and_counts_its_tokens(folde
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_a_prompt_longer_than_the_model_holds_is_named_by_a_dry_run_as_by_a_run(folder, smollm2_folder, capsys, dry):
+    model = folder / "short"
+    model.mkdir()
+    for path in smollm2_folder.iterdir():
+        (model / path.name).symlink_to(path)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").unlink()
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 100}))
+    judge = ["judge", "pairs.parquet", "-o", "votes.parquet", "--limit", "1", "--model", model]
+    assert re.search(r"prompt 0 is \d+ tokens; short@\w+ \(float32\) holds 100", fails(capsys, *judge, *dry))
+
+
+@pytest.mark.slow
 def test_a_dry_run_of_the_packaged_model_counts_its_tokens(folder, smollm2_folder, capsys):
     judge = ["judge", "pairs.parquet", "-o", "votes.parquet"]
     packaged, saved = (plan(capsys, *judge, "--model", model) for model in ("smollm2", smollm2_folder))

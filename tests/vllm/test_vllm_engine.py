@@ -10,7 +10,7 @@ import pytest
 
 from labeling.errors import DataError
 from labeling.llm import Sampling
-from labeling.vllm_engine import engine_name, planned_dtype
+from labeling.vllm_engine import engine_name, planned_config
 
 TEXTS = ("Is fire hot? Answer yes or no.", "Name a colour.", "Which is better, A or B? " * 20, "数 🙂 <|im_end|>")
 PROMPTS = [[{"role": "user", "content": text}] for text in TEXTS]
@@ -71,8 +71,9 @@ def test_an_adapter_changes_the_answers_and_the_name(tilted: Any, plain: Any) ->
 def test_a_plan_names_the_engine_as_it_is_without_reading_its_weights(
     tilted: Any, smollm2_folder: Path, adapter: Path
 ) -> None:
-    dtype = planned_dtype(smollm2_folder, "float32")
-    assert engine_name(smollm2_folder, dtype, adapter=adapter) == tilted.model
+    config = planned_config(smollm2_folder, "float32", 1024)
+    assert engine_name(smollm2_folder, config.dtype, adapter=adapter) == tilted.model
+    assert config.max_model_len == tilted.llm.model_config.max_model_len == 1024
 
 
 def test_a_prompt_too_long_is_named(plain: Any) -> None:
