@@ -192,13 +192,16 @@ def write(options: argparse.Namespace, tokens: dict[str, float], runs: dict[str,
         for variant in VARIANTS[1:]
         for key in ("wall_s", "cpu_s", "peak_mib")
     }
+    from rm.trainer import CPU_TOKEN_BUDGET
+
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     results[options.name] = {
         "pairs": Path(options.pairs).name, "steps": options.steps, "batch": BATCH, "repeats": options.repeats,
-        "max_length": options.max_length, "dtype": "float32", "tokens_a_pair": tokens, "median": median,
+        "max_length": options.max_length, "dtype": "float32", "token_budget": CPU_TOKEN_BUDGET,
+        "tokens_a_pair": tokens, "median": median,
         "ratio_to_ours": {name: {"median": statistics.median(found), "all": found} for name, found in ratios.items()},
         "losses": {variant: found[0]["losses"] for variant, found in runs.items()},
-        "cpus": os.cpu_count(), "python": platform.python_version(),
+        "cpus": len(os.sched_getaffinity(0)), "python": platform.python_version(),
     }  # fmt: skip
     RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     print(json.dumps(results[options.name]["ratio_to_ours"], indent=1))

@@ -29,6 +29,9 @@ Resume = Annotated[bool, typer.Option(help="Go on from the last checkpoint of OU
 HeldOut = Annotated[
     Path | None, typer.Option(help="Labelled pairs to measure during training, a folder or file like DATA.")
 ]
+Cache = Annotated[
+    Path | None, typer.Option(help="Folder to keep tokens in for later runs (default: beside OUT, until it is done).")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print tokens, truncations and memory of the run, and train nothing.")
 ]
@@ -45,6 +48,7 @@ def train(
     preset: str | None = None,
     launch_options: str = "",
     held_out: Path | None = None,
+    cache: Path | None = None,
     dry_run: bool = False,
     **options: Any,
 ) -> str:
@@ -55,12 +59,12 @@ def train(
 
         return "\n".join(plan(data, config).lines())
     if preset is not None:
-        launch(preset, shlex.split(launch_options), arguments(data, out, resume, config, held_out))
+        launch(preset, shlex.split(launch_options), arguments(data, out, resume, config, held_out, cache))
     else:
         import rm
 
         sources: Any = data if len(data) > 1 else data[0]
-        rm.train(sources, config, out=out, resume=resume, held_out=held_out)
+        rm.train(sources, config, out=out, resume=resume, cache=cache, held_out=held_out)
     return f"{out}: reward model trained from {config.model} on {', '.join(map(str, data))}"
 
 
@@ -79,6 +83,7 @@ def as_command(say: Callable[[str], None]) -> Callable[..., None]:
         *(_parameter(option) for option in dataclasses.fields(RewardConfig)),
         inspect.Parameter("resume", inspect.Parameter.KEYWORD_ONLY, annotation=Resume, default=False),
         inspect.Parameter("held_out", inspect.Parameter.KEYWORD_ONLY, annotation=HeldOut, default=None),
+        inspect.Parameter("cache", inspect.Parameter.KEYWORD_ONLY, annotation=Cache, default=None),
         inspect.Parameter("dry_run", inspect.Parameter.KEYWORD_ONLY, annotation=DryRun, default=False),
         inspect.Parameter("preset", inspect.Parameter.KEYWORD_ONLY, annotation=Preset, default=None),
         inspect.Parameter("launch", inspect.Parameter.KEYWORD_ONLY, annotation=Launch, default=""),
@@ -91,7 +96,12 @@ def as_command(say: Callable[[str], None]) -> Callable[..., None]:
 
 
 def arguments(
-    data: Sequence[Path], out: Path, resume: bool, config: RewardConfig, held_out: Path | None = None
+    data: Sequence[Path],
+    out: Path,
+    resume: bool,
+    config: RewardConfig,
+    held_out: Path | None = None,
+    cache: Path | None = None,
 ) -> list[str]:
     """Return the command line that stands for a config: its fields where they differ from their defaults.
 
@@ -100,6 +110,7 @@ def arguments(
     """
     words = [*map(str, data), "--out", str(out), *(["--resume"] if resume else [])]
     words += [] if held_out is None else ["--held-out", str(held_out)]
+    words += [] if cache is None else ["--cache", str(cache)]
     for option in dataclasses.fields(RewardConfig):
         value, name = getattr(config, option.name), option.name.replace("_", "-")
         if value == option.default:

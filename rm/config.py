@@ -102,7 +102,7 @@ class RewardConfig:
     token_budget: int | None = _option(
         "Machine",
         None,
-        "Tokens per forward pass, what a pair shares counted once (default: 2048 on CPU, 16384 on a GPU).",
+        "Tokens per forward pass, what a pair shares counted once (default: 1024 on CPU, 16384 on a GPU).",
         above=0,
     )
     eval_share: float = _option(

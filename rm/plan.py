@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from labeling.errors import DataError
+from rm.arguments import computes_in_bf16
 from rm.checkpoint import check_checkpoint, check_own_code
 from rm.config import RewardConfig, resolve
 from rm.held_out import split
@@ -172,7 +173,7 @@ def activation_bytes(model: PreTrainedModel, n_tokens: int, config: RewardConfig
     settings = model.config.get_text_config()
     if config.gradient_checkpointing:  # one layer's, and the input of each
         per_token = per_token / settings.num_hidden_layers + hidden[0, 0].nbytes * settings.num_hidden_layers
-    return int(n_tokens * per_token * (0.5 if config.bf16 else 1))
+    return int(n_tokens * per_token * (0.5 if (computes_in_bf16() if config.bf16 is None else config.bf16) else 1))
 
 
 def _padded(lengths: npt.NDArray[np.int64], step_size: int) -> int:

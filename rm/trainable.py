@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
@@ -52,9 +52,12 @@ def fix_constant(model: PreTrainedModel) -> None:
 
 def disable_dropout(model: torch.nn.Module) -> None:
     """Set all dropout to 0: two responses must be compared under the same network."""
+    module: Any
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
 
 
 def freeze(model: PreTrainedModel, n_layers: int) -> None:

@@ -56,7 +56,7 @@ SPLIT = "split"
 """Beside the checkpoints: the data in two parts, where a share of the prompts is held out."""
 BROKEN = "broken_step_{}.json"
 """Beside the checkpoints: the pairs of the step, by process, in which numbers were no longer finite."""
-CPU_TOKEN_BUDGET = 2048
+CPU_TOKEN_BUDGET = 1024
 GPU_TOKEN_BUDGET = 16384
 
 
@@ -322,7 +322,9 @@ def _check_out(target: Path, checkpoints: Path, run: dict[str, Any], resume: boo
     if not (checkpoints / RUN).is_file():
         return
     if not resume:
-        raise DataError(f"{checkpoints} holds an unfinished run; pass resume=True to continue it, or delete it")
+        raise DataError(
+            f"{checkpoints} holds an unfinished run; pass resume=True (--resume) to continue it, or delete it"
+        )
     begun = json.loads((checkpoints / RUN).read_text(encoding="utf-8"))
     changed = [key for key in run["config"] if begun["config"].get(key) != run["config"][key]]
     changed += ["data"] if begun["inputs"] != run["inputs"] else []

@@ -114,6 +114,13 @@ def test_the_tables_on_judges_are_the_committed_figures(monkeypatch):
         assert table == made[name], f"table {name}: run python benchmarks/judge_tables.py docs/judges.md"
 
 
+def test_the_table_on_training_is_the_committed_figures(monkeypatch):
+    text = (ROOT / "docs" / "reward_models.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"<!-- table:([\w-]+) -->\n(.*?)\n<!-- /table -->", text, flags=re.DOTALL))
+    made = benchmark("train_rm_tables", monkeypatch).tables()
+    assert shown == made, "run python benchmarks/train_rm_tables.py docs/reward_models.md"
+
+
 def test_the_numbers_fixed_by_hand_are_those_of_the_code():
     text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w.]+)\.([A-Z_]+)` \| (.+?) \|", text, flags=re.MULTILINE)

@@ -43,14 +43,14 @@ def test_the_help_shows_every_field_in_its_own_words(
 
 def test_a_config_written_as_a_command_line_is_read_back(trained: list[Any]) -> None:
     config = RewardConfig("base", **CHANGED)
-    assert main(arguments([Path("a"), Path("b")], Path("rm0"), True, config, Path("c"))) == 0
-    how = {"out": Path("rm0"), "resume": True, "held_out": Path("c")}
+    assert main(arguments([Path("a"), Path("b")], Path("rm0"), True, config, Path("c"), Path("t"))) == 0
+    how = {"out": Path("rm0"), "resume": True, "cache": Path("t"), "held_out": Path("c")}
     assert trained == [([Path("a"), Path("b")], config, how)]
 
 
 def test_without_options_the_defaults_are_trained_with(trained: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["augmented", "-o", "rm0"]) == 0
-    how = {"out": Path("rm0"), "resume": False, "held_out": None}
+    how = {"out": Path("rm0"), "resume": False, "cache": None, "held_out": None}
     assert trained == [(Path("augmented"), RewardConfig("minilm"), how)]
     assert capsys.readouterr().out == "rm0: reward model trained from minilm on augmented\n"
 

@@ -123,7 +123,7 @@ def test_a_resumed_run_ends_as_a_straight_one(
     with pytest.raises(KeyboardInterrupt):
         train(data, options, out=tmp_path / "resumed")
     counted = count_batches(monkeypatch)
-    with pytest.raises(DataError, match="holds an unfinished run; pass resume=True"):
+    with pytest.raises(DataError, match=r"holds an unfinished run; pass resume=True \(--resume\) to continue it"):
         train(data, options, out=tmp_path / "resumed")
     with pytest.raises(DataError, match=r"belongs to another run \(learning_rate differ\)"):
         train(data, config(tiny, epochs=3, save_steps=4, learning_rate=1e-4), out=tmp_path / "resumed", resume=True)
