@@ -46,16 +46,18 @@ class VLLMEngine:
         max_model_len: int | None = None,
         adapter: str | Path | None = None,
         gpu_memory_utilization: float = 0.9,
-        enforce_eager: bool = False,
+        enforce_eager: bool | None = None,
         seed: int = 0,
     ) -> VLLMEngine:
         """Load a model from a folder or the Hugging Face hub, over `tensor_parallel_size` GPUs.
 
         `max_model_len` is the most tokens of a prompt and its answer; `adapter` a LoRA folder as peft writes it.
+        `enforce_eager` runs the model without compiling it first; None does so on a CPU, where compiling takes minutes.
         Raises DataError if vLLM is not installed or the adapter is none.
         """
         try:
             from vllm import LLM
+            from vllm.platforms import current_platform
         except ImportError as error:
             raise DataError("VLLMEngine needs vLLM; run: pip install 'weakpref[vllm]'") from error
         rank = None if adapter is None else _rank(Path(adapter))
@@ -66,7 +68,7 @@ class VLLMEngine:
             tensor_parallel_size=tensor_parallel_size,
             max_model_len=max_model_len,
             gpu_memory_utilization=gpu_memory_utilization,
-            enforce_eager=enforce_eager,
+            enforce_eager=current_platform.is_cpu() if enforce_eager is None else enforce_eager,
             seed=seed,
             enable_prefix_caching=True,
             enable_lora=adapter is not None,

@@ -82,7 +82,7 @@ def tilted(smollm2_folder: Path, adapter: Path) -> Any:
     """VLLMEngine of SmolLM2 in float32, up to 1,024 tokens, with the adapter."""
     from labeling.vllm_engine import VLLMEngine
 
-    return VLLMEngine.load(smollm2_folder, dtype="float32", max_model_len=1024, adapter=adapter, enforce_eager=True)
+    return VLLMEngine.load(smollm2_folder, dtype="float32", max_model_len=1024, adapter=adapter)
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,10 @@ def test_greedy_texts_are_those_of_transformers(plain: Any, reference: Any) -> N
     np.testing.assert_allclose([r[0].log_prob for r in ours], [r[0].log_prob for r in theirs], atol=2e-2)
 
 
+def test_nothing_is_compiled_on_a_cpu_unless_asked_for(plain: Any) -> None:
+    assert plain.llm.model_config.enforce_eager
+
+
 def test_tokens_are_counted_as_transformers_counts_them(plain: Any, reference: Any) -> None:
     assert plain.count_tokens(PROMPTS) == reference.count_tokens(PROMPTS)
 
