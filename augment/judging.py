@@ -49,7 +49,9 @@ class Asking:
     )
     reasoning: int = option("pairwise: texts of reasoning drawn before the verdict, averaged over; 0: none.", 0)
     samples: int = option("rubric: grades drawn a response; 0: the mean of the digits by their probabilities.", 3)
-    max_prompt_tokens: int = option("Longer prompts are cut in the middle of their responses.", 2048)
+    max_prompt_tokens: int = option(
+        "Longer prompts are cut in the middle of their responses (at less where the model holds less).", 2048
+    )
     seed: int = option("Seed of what is drawn.", 0)
 
     def judge(self) -> PairwiseJudge | RubricJudge:
@@ -134,7 +136,7 @@ def judge(
     )
     if reporting.report is None:
         return line
-    result = judge_report(verdicts, pairs)
+    result = judge_report(verdicts, pairs, spending.cost(engine))
     result.to_json(reporting.report)
     return f"{result}\n{line}"
 

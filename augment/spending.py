@@ -61,6 +61,14 @@ class SpendingOptions:
         counted = BudgetedEngine(loaded, limits, price, meter=meter, watch=watch)
         return CachedEngine(counted, self.cache, chunk=model.chunk, divisible=keeps, watch=watch)
 
+    def cost(self, engine: CachedEngine) -> float | None:
+        """Return what an engine of `engine` was asked for, in USD; None where no prices were given."""
+        asked = engine.engine
+        given = self.prices is not None or self.price_in is not None
+        if not given or not isinstance(asked, BudgetedEngine) or asked.price is None:
+            return None
+        return asked.price.of(asked.usage)
+
     def plan(self, model: ModelOptions) -> Plan:
         """Return an engine that counts what it is asked and answers nothing, over the cache."""
         asked = BudgetedEngine(model.planned(), price=self.price(model))

@@ -152,6 +152,11 @@ class BudgetedEngine:
         """Name and revision of the engine's model."""
         return self.engine.model
 
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt and its answer together; None where that is not known."""
+        return self.engine.context
+
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
         """Return `sampling.n` completions for each prompt, in order. Raises BudgetError before a limit is exceeded."""
         most = self.most(prompts, sampling)

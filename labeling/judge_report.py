@@ -69,6 +69,8 @@ class JudgeReport:
     prompt_tokens: int
     sampled_tokens: int
     seconds: float
+    cost_usd: float | None = None
+    """What was asked for it cost, in USD; answers from a cache cost nothing. None where that is not known."""
 
     def to_json(self, path: str | Path) -> None:
         """Write all figures as JSON; NaN becomes null."""
@@ -78,8 +80,11 @@ class JudgeReport:
         return "\n".join(f"{name:<24} {text}" for name, text in _lines(self))
 
 
-def judge_report(verdicts: Verdicts, pairs: Pairs) -> JudgeReport:
-    """Compare what a judge said with the pairs it was asked about. Raises VotesError if they are not equally many."""
+def judge_report(verdicts: Verdicts, pairs: Pairs, cost_usd: float | None = None) -> JudgeReport:
+    """Compare what a judge said, at a cost in USD, with the pairs it was asked about.
+
+    Raises VotesError if they are not equally many.
+    """
     if len(verdicts) != len(pairs):
         raise VotesError(f"there are verdicts on {len(verdicts):,} pairs, but {len(pairs):,} pairs; judge these pairs")
     gold, margins = pairs.gold, verdicts.margins
@@ -123,6 +128,7 @@ def judge_report(verdicts: Verdicts, pairs: Pairs) -> JudgeReport:
         prompt_tokens=cost.prompt_tokens,
         sampled_tokens=cost.sampled_tokens,
         seconds=cost.seconds,
+        cost_usd=cost_usd,
     )  # fmt: skip
 
 
@@ -159,6 +165,7 @@ def _lines(report: JudgeReport) -> list[tuple[str, str]]:
 
     reasons = ", ".join(f"{name} {count:,}" for name, count in report.abstained.items() if count) or "none"
     ranks = report.rankings
+    usd = "" if report.cost_usd is None else f", {report.cost_usd:.4f} USD"
     return [
         ("judge", f"{report.name} ({', '.join(report.notes.get(key, '-') for key in ('kind', 'model'))})"),
         ("pairs", f"{report.n_pairs:,}, of which gold and no tie {report.n_gold:,}, cut {report.n_cut:,}"),
@@ -175,5 +182,5 @@ def _lines(report: JudgeReport) -> list[tuple[str, str]]:
         ("scores 0 to 5", " ".join(map(str, report.score_counts)) or "-"),
         ("unparsed samples", f"{share(report.unparsed_share)} of {report.n_samples:,}"),
         ("cost", f"{report.n_prompts:,} prompts, {report.prompt_tokens:,} tokens read, "
-         f"{report.sampled_tokens:,} written, {report.seconds:.1f} s"),
+         f"{report.sampled_tokens:,} written, {report.seconds:.1f} s{usd}"),
     ]  # fmt: skip

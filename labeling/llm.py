@@ -62,6 +62,10 @@ class Engine(Protocol):
     def model(self) -> str:
         """Name and revision of the model: part of what a cached answer belongs to."""
 
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt and its answer together; None where that is not known."""
+
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
         """Return `sampling.n` completions for each prompt, in order."""
 

@@ -78,6 +78,11 @@ class CachedEngine:
         """Name and revision of the engine's model."""
         return self.engine.model
 
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt and its answer together; None where that is not known."""
+        return self.engine.context
+
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
         """Return `sampling.n` completions for each prompt, in order; only samples not in the file are drawn."""
         numbers = range(sampling.first, sampling.first + sampling.n)

@@ -68,6 +68,10 @@ class OpenAIEngine:
         object.__setattr__(self, "meter", Meter(1 + self.verdicts))
         object.__setattr__(self, "_pace", Pace(self.requests_per_minute, self.tokens_per_minute))
 
+    @property
+    def context(self) -> None:
+        """None: a server does not say how many tokens a prompt and its answer may have."""
+
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
         """Return `sampling.n` completions for each prompt, in order; how far a seed is kept is the server's matter.
 

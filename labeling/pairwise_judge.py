@@ -17,7 +17,7 @@ from labeling.errors import DataError
 from labeling.judge_prompts import Template, load_template
 from labeling.llm import Conversation, Engine, Sampling
 from labeling.returned import Votes, signs_to_votes
-from labeling.truncation import Texts, fit_prompts
+from labeling.truncation import ANSWER_TOKENS, Texts, fit_prompts, prompt_room
 from labeling.verdicts import Cost, Verdicts
 from labeling.voters import Ballot
 from labeling.votes import Vote
@@ -55,7 +55,8 @@ class PairwiseJudge:
     reasoning: Sampling | None = None
     """How the model reasons before its verdicts, whose log-odds are averaged; None = it answers at once."""
     max_prompt_tokens: int = 2048
-    """Longer prompts are cut in the middle of their responses (`labeling.truncation`); reasoning comes on top."""
+    """Longer prompts are cut in the middle of their responses (`labeling.truncation`), and so are those that leave no
+    room for reasoning and answer in what the model holds; reasoning comes on top."""
 
     def __post_init__(self) -> None:
         if self.on_flip not in ("abstain", "keep"):
@@ -74,15 +75,15 @@ class PairwiseJudge:
     def judge(self, table: pa.Table) -> Verdicts:
         """Return votes on n rows of `Pairs.voter_table()` with both orders' log-odds, counts and cost."""
         start = time.perf_counter()
-        fitted = fit_prompts(texts_of(table), self._prompts, self.engine, self.max_prompt_tokens)
+        fitted = fit_prompts(texts_of(table), self._prompts, self.engine, self._most_tokens())
         asked = np.flatnonzero(~fitted.too_long)
         prompts = [prompt for i in asked for prompt in fitted.prompts[i]]
-        log_odds, written = self._log_odds(prompts)
+        log_odds, read, written = self._log_odds(prompts)
         orders = np.full((table.num_rows, 2), np.nan)
         orders[asked] = log_odds.reshape(-1, 2) * (1, -1)
         votes, margins, abstained = decide(orders, fitted.too_long, self.on_flip)
         n_prompts = len(prompts) * (1 if self.reasoning is None else 2 * self.reasoning.n)
-        cost = Cost(n_prompts, int(fitted.n_tokens[asked].sum()), written, time.perf_counter() - start)
+        cost = Cost(n_prompts, int(fitted.n_tokens[asked].sum()) + read, written, time.perf_counter() - start)
         return Verdicts(
             self.name, votes, margins, abstained, cost, orders[:, 0], orders[:, 1],
             scores=np.full((table.num_rows, 2), np.nan), n_cut=int((fitted.cut & ~fitted.too_long).sum()),
@@ -100,21 +101,35 @@ class PairwiseJudge:
         shown = ({"question": question, "response_a": x, "response_b": y} for x, y in ((a, b), (b, a)))
         return [self._template(texts, values) for texts in shown]
 
-    def _log_odds(self, prompts: Sequence[Conversation]) -> tuple[FloatArray, int]:
-        """Return the log-odds of the letter A, shape (n,), and the tokens written on the way."""
-        if not prompts:
-            return np.empty(0), 0
-        if self.reasoning is None:
-            return letter_log_odds(self.engine, prompts), 0
-        samples = self.engine.generate(prompts, self.reasoning)
+    def _followed(self, prompt: Conversation, reasoning: str) -> Conversation:
+        """Return a prompt, what the model reasoned and the question for its verdict."""
         ask = self._template({}, {"criterion": self.criterion, "stage": "verdict"})
+        return [*prompt, {"role": "assistant", "content": reasoning}, *ask]
+
+    def _most_tokens(self) -> int:
+        """Return the most tokens of a prompt, such that reasoning, the question for the verdict and it fit as well."""
+        if self.reasoning is None:
+            return prompt_room(self.engine, self.max_prompt_tokens, ANSWER_TOKENS)
+        prompt = self._prompts(("", "", ""))[0]
+        before, after = self.engine.count_tokens([prompt, self._followed(prompt, "")])
+        behind = self.reasoning.max_tokens + after - before + ANSWER_TOKENS
+        return prompt_room(self.engine, self.max_prompt_tokens, behind)
+
+    def _log_odds(self, prompts: Sequence[Conversation]) -> tuple[FloatArray, int, int]:
+        """Return the log-odds of the letter A, shape (n,), and the tokens read beside `prompts`, and written."""
+        if not prompts:
+            return np.empty(0), 0, 0
+        if self.reasoning is None:
+            return letter_log_odds(self.engine, prompts), 0, 0
+        drawn = self.engine.generate(prompts, self.reasoning)
         followed = [
-            [*prompt, {"role": "assistant", "content": sample.text}, *ask]
-            for prompt, drawn in zip(prompts, samples, strict=True)
-            for sample in drawn
+            self._followed(prompt, sample.text)
+            for prompt, samples in zip(prompts, drawn, strict=True)
+            for sample in samples
         ]
         each = letter_log_odds(self.engine, followed).reshape(len(prompts), -1)
-        return each.mean(axis=1), sum(sample.n_tokens for drawn in samples for sample in drawn)
+        written = sum(sample.n_tokens for samples in drawn for sample in samples)
+        return each.mean(axis=1), sum(self.engine.count_tokens(followed)), written
 
 
 def texts_of(table: pa.Table) -> list[Texts]:

@@ -24,7 +24,7 @@ class PlannedEngine:
     count: Callable[[Sequence[Conversation]], list[int]]
     """Counts the tokens of prompts as the model's engine would."""
     context: int | None = None
-    """Tokens of prompt and answer the model holds, where that is known."""
+    """Most tokens of a prompt and its answer together; None where that is not known."""
 
     @classmethod
     def of_tokenizer(cls, model: str, tokenizer: Any, context: int | None = None) -> PlannedEngine:

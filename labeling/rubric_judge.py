@@ -18,7 +18,7 @@ from labeling.errors import DataError
 from labeling.judge_prompts import Template, load_template
 from labeling.llm import Conversation, Engine, Sampling
 from labeling.returned import Votes, signs_to_votes
-from labeling.truncation import Texts, fit_prompts
+from labeling.truncation import ANSWER_TOKENS, Texts, fit_prompts, prompt_room
 from labeling.verdicts import Cost, Verdicts
 from labeling.voters import Ballot
 
@@ -50,7 +50,8 @@ class RubricJudge:
     references: Mapping[str, str] = field(default_factory=dict)
     """Reference answers by pair_id, shown with the response where there is one."""
     max_prompt_tokens: int = 2048
-    """Longer prompts are cut in the middle of the response (`labeling.truncation`)."""
+    """Longer prompts are cut in the middle of the response (`labeling.truncation`), and so are those that leave no room
+    for the answer in what the model holds."""
 
     def __post_init__(self) -> None:
         if any(not 0 < weight < math.inf for weight in self.criteria.values()):
@@ -70,7 +71,9 @@ class RubricJudge:
         """Return votes on n rows of `Pairs.voter_table()` with the scores, counts and cost."""
         start = time.perf_counter()
         items, place = distinct(self._items(table))
-        fitted = fit_prompts(items, self._prompts, self.engine, self.max_prompt_tokens)
+        answer = ANSWER_TOKENS if self.sampling is None else self.sampling.max_tokens
+        most = prompt_room(self.engine, self.max_prompt_tokens, answer)
+        fitted = fit_prompts(items, self._prompts, self.engine, most)
         asked = np.flatnonzero(~fitted.too_long)
         prompts = [prompt for i in asked for prompt in fitted.prompts[i]]
         grades, counts = self._grades(prompts)

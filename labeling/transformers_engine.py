@@ -65,6 +65,11 @@ class TransformersEngine:
             network: Any = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype))
         return cls(network.to(device), tokenizer, model_name(source, dtype, revision), batch_tokens)
 
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a prompt and its answer together; None where the model's configuration does not say."""
+        return context(self.network.config)
+
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
         """Return `sampling.n` completions for each prompt, in order.
 
@@ -105,9 +110,8 @@ class TransformersEngine:
 
     def _encoded(self, prompts: Sequence[Conversation], room: int) -> list[list[int]]:
         tokens = self._encoder.encode(prompts)
-        limit = context(self.network.config)
-        if limit is not None:
-            check_lengths([len(ids) for ids in tokens], room, limit, self.model)
+        if self.context is not None:
+            check_lengths([len(ids) for ids in tokens], room, self.context, self.model)
         return tokens
 
     def _scores(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> FloatArray:

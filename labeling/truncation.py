@@ -20,6 +20,8 @@ LEAST_CHARS = 20
 """A text is never cut below so many characters."""
 CHARS_PER_TOKEN = 16
 """Texts are first cut to so many characters for each token there is room for, so that megabytes are not counted."""
+ANSWER_TOKENS = 8
+"""Room for the answer to a closed question, a letter or a digit, and for a count that is off by a few tokens."""
 
 Texts = tuple[str, ...]
 """Question first, then the responses."""
@@ -71,6 +73,14 @@ def fit_prompts(texts: Sequence[Texts], render: Render, engine: Engine, max_toke
     too_long = np.zeros(len(result), dtype=bool)
     too_long[over] = True
     return Fitted(result, prompts, changed, too_long, tokens.sum(axis=1, dtype=np.int64))
+
+
+def prompt_room(engine: Engine, max_tokens: int, behind: int) -> int:
+    """Return the most tokens a prompt may have: `max_tokens`, or fewer where the model holds fewer.
+
+    `behind` tokens of what comes after the prompt, the answer included, have to fit beside it.
+    """
+    return max_tokens if engine.context is None else max(0, min(max_tokens, engine.context - behind))
 
 
 def cut_middle(text: str, max_chars: int) -> str:

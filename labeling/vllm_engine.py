@@ -76,6 +76,11 @@ class VLLMEngine:
         )
         return cls(llm, engine_name(source, llm.model_config.dtype, revision, adapter), _request(adapter))
 
+    @property
+    def context(self) -> int:
+        """Most tokens of a prompt and its answer together."""
+        return int(self.llm.model_config.max_model_len)
+
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
         """Return `sampling.n` completions for each prompt, in order.
 
@@ -137,7 +142,7 @@ class VLLMEngine:
 
     def _encoded(self, prompts: Sequence[Conversation], room: int) -> list[list[int]]:
         tokens = self._encoder.encode(prompts)
-        check_lengths([len(ids) for ids in tokens], room, self.llm.model_config.max_model_len, self.model)
+        check_lengths([len(ids) for ids in tokens], room, self.context, self.model)
         return tokens
 
     def _run(self, tokens: Sequence[list[int]], how: Sequence[Any]) -> list[Any]:

@@ -222,8 +222,8 @@ def test_a_prompt_longer_than_the_model_holds_is_named_by_a_dry_run_as_by_a_run(
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").unlink()
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 100}))
-    judge = ["judge", "pairs.parquet", "-o", "votes.parquet", "--limit", "1", "--model", model]
-    assert re.search(r"prompt 0 is \d+ tokens; short@\w+ \(float32\) holds 100", fails(capsys, *judge, *dry))
+    generate = ["generate", "prompts.parquet", "-o", "out.parquet", "-n", "1", "--max-tokens", "99", "--model", model]
+    assert re.search(r"prompt 0 is \d+ tokens; short@\w+ \(float32\) holds 100", fails(capsys, *generate, *dry))
 
 
 @pytest.mark.slow
@@ -273,6 +273,26 @@ def test_a_run_stops_before_it_costs_more_than_its_limit(folder, server, over_ht
     assert plan(capsys, *judge, "--cache", "answers")["cost"] == "15.0000 USD"
     assert run(*limited, "15") == 0
     assert len(server.requests) == 24
+
+
+@pytest.mark.parametrize(("prices", "cost"), [(["--price-in", "0", "--price-out", "1e6"], 24.0), ([], None)])
+def test_the_report_says_what_a_judge_cost_where_prices_were_given(folder, over_http, capsys, prices, cost):
+    judge = [
+        "judge",
+        "pairs.parquet",
+        "-o",
+        "votes.parquet",
+        *over_http,
+        "--cache",
+        "answers",
+        "--report",
+        "judge.json",
+    ]
+    assert run(*judge, *prices) == 0
+    assert json.loads(Path("judge.json").read_text())["cost_usd"] == cost
+    assert ("24.0000 USD" in capsys.readouterr().out) == (cost is not None)
+    assert run(*judge, *prices) == 0
+    assert json.loads(Path("judge.json").read_text())["cost_usd"] == (cost and 0.0)  # all from the cache
 
 
 def test_generation_stops_and_goes_on_with_and_without_a_cache(folder, server, over_http, capsys, monkeypatch):

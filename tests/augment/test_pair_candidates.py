@@ -183,6 +183,7 @@ class Echo:
     """Answers with the prompt and the number of the sample."""
 
     model = "echo@1"
+    context = None
 
     def count_tokens(self, prompts):
         return [len(prompt[-1]["content"].split()) for prompt in prompts]

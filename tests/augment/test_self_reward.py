@@ -54,6 +54,7 @@ class Grader:
     """Writes candidates of its own, and grades a response by how many letters e it has; some grades are unreadable."""
 
     model = "grader@1"
+    context = None
 
     def generate(self, prompts, sampling):
         return [[self.complete(prompt[-1]["content"], i) for i in range(sampling.n)] for prompt in prompts]

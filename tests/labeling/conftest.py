@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from labeling.chat_tokens import check_lengths
 from labeling.llm import Completion, Conversation, FloatArray, Sampling
 from labeling.pairs import SCHEMA, Pairs, pair_id
 
@@ -43,26 +44,32 @@ FENCE = re.compile(r"<<<BEGIN ([A-Z ]+) ([0-9a-f]{10})>>>\n(.*?)\n<<<END \1 \2>>
 class ScriptedEngine:
     """Chooses by scores that a rule gives for the texts shown as data, by title; writes what another rule says.
 
-    Four characters are a token. What it was asked is kept.
+    Four characters are a token. What it was asked is kept; what does not fit its context is refused.
     """
 
     rule: Callable[[dict[str, str]], Sequence[float]] = lambda texts: (0.0, 0.0)
     writes: Callable[[dict[str, str], int], str] = lambda texts, sample: ""
     model: str = "scripted@1"
+    context: int | None = None
     asked: list[Conversation] = field(default_factory=list)
 
     def choose(self, prompts: Sequence[Conversation], choices: Sequence[str]) -> FloatArray:
-        self.asked += prompts
+        self._take(prompts, 1)
         scores = np.array([self.rule(self.shown(prompt)) for prompt in prompts], dtype=float).reshape(-1, len(choices))
         return scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
 
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
-        self.asked += prompts
+        self._take(prompts, sampling.max_tokens)
         texts = [[self.writes(self.shown(prompt), i) for i in range(sampling.n)] for prompt in prompts]
         return [[Completion(text, len(text.split()), math.nan, "stop") for text in row] for row in texts]
 
     def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:
         return [sum(len(turn["content"]) // 4 + 1 for turn in prompt) for prompt in prompts]
+
+    def _take(self, prompts: Sequence[Conversation], room: int) -> None:
+        if self.context is not None:
+            check_lengths(self.count_tokens(prompts), room, self.context, self.model)
+        self.asked += prompts
 
     @staticmethod
     def shown(prompt: Conversation) -> dict[str, str]:

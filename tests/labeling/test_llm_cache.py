@@ -29,6 +29,7 @@ class RuleEngine:
     """Answers from a hash of the question; `asked` counts the answers given."""
 
     model: str = "rule@1"
+    context: int | None = None
     asked: int = 0
 
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:

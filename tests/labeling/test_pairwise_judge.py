@@ -104,6 +104,7 @@ def test_reasoning_is_drawn_first_and_the_verdict_averages_its_samples(scripted,
     np.testing.assert_allclose(verdicts.margins, [2, -1, 0, 6], atol=1e-12)
     assert verdicts.cost.sampled_tokens == 4 * 2 * 3 * 2
     assert verdicts.cost.n_prompts == 4 * 2 * 3 * 2
+    assert verdicts.cost.prompt_tokens == sum(engine.count_tokens(engine.asked))
     followed = [prompt for prompt in engine.asked if len(prompt) == 3]
     assert len(followed) == 24
     assert [turn["role"] for turn in followed[0]] == ["user", "assistant", "user"]
