@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+SETTINGS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+"""One process, so that its last line says what was wrong; on a CPU 1 GiB for keys, not nearly all the memory."""
 
 
 def classify(folder: Path, texts: Sequence[str]) -> tuple[list[list[int]], npt.NDArray[np.float64]]:
@@ -23,6 +27,8 @@ def classify(folder: Path, texts: Sequence[str]) -> tuple[list[list[int]], npt.N
 
 def main(arguments: Sequence[str]) -> None:
     """Read texts from one JSON file and write tokens and rewards to another."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
     folder, asked, answered = map(Path, arguments)
     ids, rewards = classify(folder, json.loads(asked.read_text(encoding="utf-8")))
     answered.write_text(json.dumps([ids, rewards.tolist()]), encoding="utf-8")
