@@ -175,7 +175,7 @@ def _run(prompts: Sequence[Conversation], engine: Engine, sampling: Sampling, ch
     ids = "".join(prompt_id(prompt) for prompt in prompts)
     digest = hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
     how = asdict(sampling) | {"stop": list(sampling.stop)}
-    return {"prompts": digest, "model": engine.model, "sampling": how, "chunk": chunk}
+    return {"prompts": digest, "model": engine.source, "sampling": how, "chunk": chunk}
 
 
 def _is_whole(path: Path, run: dict[str, Any], rows: int) -> bool:

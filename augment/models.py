@@ -96,7 +96,7 @@ class ModelOptions:
         source = str(self.model)
         if self.engine == "openai":
             server = self._server(source, self._settings())
-            return PlannedEngine(server.model, server.count_tokens)
+            return PlannedEngine(server.model, server.count_tokens, server=server.source.removeprefix(server.model))
         if self.engine == "transformers" and source == PACKAGED:
             from labeling.smollm2 import packaged_context, packaged_name, packaged_tokenizer
 

@@ -6,14 +6,15 @@ import csv
 import json
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from labeling.errors import BudgetError, DataError
 from labeling.llm import Completion, Conversation, Engine, FloatArray, Sampling
 
+T = TypeVar("T")
 PRICE_COLUMNS = ("input", "output")
 """What a price table says of a model: USD per million tokens."""
 
@@ -23,7 +24,7 @@ class Usage:
     """What was, or would be, asked of a model."""
 
     n_requests: int = 0
-    """Samples drawn and closed questions asked; more for one where a server gives no log-probabilities."""
+    """Samples drawn and closed questions asked; of a server every request sent, failed tries too."""
     prompt_tokens: int = 0
     """Tokens read, a prompt counting once for every request."""
     output_tokens: int = 0
@@ -91,26 +92,43 @@ def unwatched(*, wanted: int = 0, done: int = 0, tokens: int = 0) -> None:
     """Take no note of anything."""
 
 
+def unlimited(sent: Usage, more: Usage) -> None:
+    """Let every request through."""
+
+
 class Meter:
-    """What closed questions take of an engine that may make several requests for one, as `OpenAIEngine` may."""
+    """Counts every request of an engine that may send several for one answer, as `OpenAIEngine` may."""
 
     def __init__(self, most: int = 1) -> None:
-        self.besides = Usage()
-        """What they took beside one request each."""
+        self.sent = Usage()
+        """All requests so far, whatever came of them; one under way counts as if it were as long as it may be."""
+        self.allow: Callable[[Usage, Usage], None] = unlimited
+        """Raises BudgetError where, with so much sent, no more than that may be."""
         self.most = self._most = most
-        """Requests that one may take, as far as is known: `most` until `once` is told of the first."""
+        """Requests that a closed question may take, as far as is known: `most` until `once` is told of the first."""
+        self._several = False
         self._lock = threading.Lock()
+
+    def send(self, most: Usage) -> None:
+        """Take note of a request before it is sent. Raises BudgetError where it must not be."""
+        with self._lock:
+            self.allow(self.sent, most)
+            self.sent += most
+
+    def settle(self, most: Usage, took: Usage) -> None:
+        """Take note of what a request took in the end."""
+        with self._lock:
+            self.sent += took - most
 
     def once(self) -> None:
         """Take note that a question took one request: so will others, until one took more."""
         with self._lock:
-            self.most = self._most if self.besides.n_requests else 1
+            self.most = self._most if self._several else 1
 
-    def more(self, besides: Usage) -> None:
-        """Take note that a question took these requests beside the first."""
+    def several(self) -> None:
+        """Take note that a question took several requests."""
         with self._lock:
-            self.besides += besides
-            self.most = self._most
+            self._several, self.most = True, self._most
 
 
 class BudgetedEngine:
@@ -118,7 +136,8 @@ class BudgetedEngine:
 
     A call is let through if it keeps to the limits should every answer be as long, and every closed question take as
     many requests, as it may. Tokens are those of the engine's `count_tokens`: exact for local models, an estimate for a
-    server. Tries of a request that failed are not seen.
+    server. With the engine's `meter`, tries that failed are counted too, and none is sent that would exceed a limit:
+    the call that needs it ends in BudgetError, and what it had asked is lost.
     """
 
     def __init__(
@@ -130,7 +149,7 @@ class BudgetedEngine:
         meter: Meter | None = None,
         watch: Watch = unwatched,
     ) -> None:
-        """Take `meter` of an engine that may make several requests for one closed question.
+        """Take `meter` of an engine that may send several requests for one answer.
 
         Raises DataError where a limit on the cost is set and no price is known.
         """
@@ -144,13 +163,18 @@ class BudgetedEngine:
         """What was asked so far."""
         self.n_questions = 0
         """Closed questions among it."""
-        self._meter = meter or Meter()
+        self._meter = meter
         self._counted: dict[int, int] = {}
 
     @property
     def model(self) -> str:
         """Name and revision of the engine's model."""
         return self.engine.model
+
+    @property
+    def source(self) -> str:
+        """What a cached answer belongs to: the model, and its server."""
+        return self.engine.source
 
     @property
     def context(self) -> int | None:
@@ -160,11 +184,12 @@ class BudgetedEngine:
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
         """Return `sampling.n` completions for each prompt, in order. Raises BudgetError before a limit is exceeded."""
         most = self.most(prompts, sampling)
-        self._check(most)
-        answers = self.engine.generate(prompts, sampling)
-        written = sum(sample.n_tokens for samples in answers for sample in samples)
-        self._add(Usage(most.n_requests, most.prompt_tokens, written))
-        return answers
+
+        def used(answers: list[list[Completion]]) -> Usage:
+            written = sum(sample.n_tokens for samples in answers for sample in samples)
+            return Usage(most.n_requests, most.prompt_tokens, written)
+
+        return self._asked(most, lambda: self.engine.generate(prompts, sampling), used)
 
     def most(self, prompts: Sequence[Conversation], sampling: Sampling) -> Usage:
         """Return what drawing samples takes if each is as long as it may be."""
@@ -173,13 +198,11 @@ class BudgetedEngine:
 
     def choose(self, prompts: Sequence[Conversation], choices: Sequence[str]) -> FloatArray:
         """Return log-probabilities (n, k) of the k choices. Raises BudgetError before a limit is exceeded."""
-        n, tokens, most = len(prompts), sum(self.count_tokens(prompts)), self._meter.most
+        n, tokens, each = len(prompts), sum(self.count_tokens(prompts)), self._meter.most if self._meter else 1
         longest = max(len(choice.encode()) for choice in choices)
-        self._check(Usage(n * most, tokens * most, n * (1 + longest * (most - 1))))
-        before = self._meter.besides
-        scores = self.engine.choose(prompts, choices)
+        most = Usage(n * each, tokens * each, n * (1 + longest * (each - 1)))
+        scores = self._asked(most, lambda: self.engine.choose(prompts, choices), lambda _: Usage(n, tokens, n))
         self.n_questions += n
-        self._add(Usage(n, tokens, n) + self._meter.besides - before)
         return scores
 
     def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:
@@ -190,17 +213,31 @@ class BudgetedEngine:
             self._counted |= dict(zip(new, self.engine.count_tokens(list(new.values())), strict=True))
         return [self._counted[key] for key in keys]
 
-    def _check(self, most: Usage) -> None:
-        after, limits = self.usage + most, self.limits
+    def _asked(self, most: Usage, ask: Callable[[], T], used: Callable[[T], Usage]) -> T:
+        """Return what `ask` does, counted: by the meter, also where it fails, or without one as `used` says."""
+        self._check(self.usage, most)
+        if self._meter is None:
+            answers = ask()
+            self._add(used(answers))
+            return answers
+        start, before = self.usage, self._meter.sent
+        self._meter.allow = lambda sent, more: self._check(start + sent - before, more)
+        try:
+            return ask()
+        finally:
+            self._add(self._meter.sent - before)
+
+    def _check(self, made: Usage, more: Usage) -> None:
+        after, limits = made + more, self.limits
         if after.n_requests > limits.max_requests:
             raise BudgetError(
-                f"stopped before the limit of {limits.max_requests:,} requests: {self.usage.n_requests:,} were made in "
-                f"this run, the next step takes {most.n_requests:,}"
+                f"stopped before the limit of {limits.max_requests:,} requests: {made.n_requests:,} were made in this "
+                f"run, the next step takes {more.n_requests:,}"
             )
         if self.price is not None and self.price.of(after) > limits.max_cost:
             raise BudgetError(
-                f"stopped before the limit of {limits.max_cost:g} USD: this run cost {self.price.of(self.usage):.4f} "
-                f"({self.usage.n_requests:,} requests), the next step costs up to {self.price.of(most):.4f}"
+                f"stopped before the limit of {limits.max_cost:g} USD: this run cost {self.price.of(made):.4f} "
+                f"({made.n_requests:,} requests), the next step costs up to {self.price.of(more):.4f}"
             )
 
     def _add(self, asked: Usage) -> None:

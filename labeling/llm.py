@@ -60,7 +60,11 @@ class Engine(Protocol):
 
     @property
     def model(self) -> str:
-        """Name and revision of the model: part of what a cached answer belongs to."""
+        """Name and revision of the model."""
+
+    @property
+    def source(self) -> str:
+        """What a cached answer belongs to: the model, and the server that runs it where there is one."""
 
     @property
     def context(self) -> int | None:

@@ -79,6 +79,11 @@ class CachedEngine:
         return self.engine.model
 
     @property
+    def source(self) -> str:
+        """What a cached answer belongs to: the model, and its server."""
+        return self.engine.source
+
+    @property
     def context(self) -> int | None:
         """Most tokens of a prompt and its answer together; None where that is not known."""
         return self.engine.context
@@ -112,7 +117,7 @@ class CachedEngine:
         return self.engine.count_tokens(prompts)
 
     def _key(self, prompt: Conversation, how: dict[str, Any], number: int) -> str:
-        text = json.dumps([self.model, turns(prompt), how, number], sort_keys=True, ensure_ascii=False)
+        text = json.dumps([self.source, turns(prompt), how, number], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _answers(self, prompts: Sequence[Conversation], keys: Sequence[Sequence[str]], ask: Ask) -> list[list[str]]:

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import random
 import threading
 import time
@@ -16,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TOP = 20
 """Likeliest first tokens asked for: the most that OpenAI and vLLM give."""
+OPENAI = "https://api.openai.com/v1"
+"""The server where none is named."""
 RETRIED = (408, 409, 429)
 """Statuses worth another try, beside 500 and above."""
 LONGEST_WAIT_S = 60.0
@@ -41,7 +46,7 @@ class OpenAIEngine:
     """A model behind an OpenAI-compatible server; several questions are under way at once."""
 
     model: str
-    """The server's name of the model. Name a dated version: a cached answer belongs to this name."""
+    """The server's name of the model. Name a dated version: a cached answer belongs to this name on this server."""
     base_url: str | None = None
     """Such as http://localhost:8000/v1; without it, OPENAI_BASE_URL or OpenAI."""
     api_key: str | None = None
@@ -52,7 +57,7 @@ class OpenAIEngine:
     tokens_per_minute: float = math.inf
     """Counted as estimated prompt tokens plus the most tokens of the answer."""
     attempts: int = 6
-    """Most tries of one request."""
+    """Most tries of one request; a budget counts each."""
     timeout_s: float = 120.0
     backoff_s: float = 1.0
     """Longest pause after the first failed try; doubled after each further one, up to a minute."""
@@ -61,12 +66,19 @@ class OpenAIEngine:
     seed: int = 0
     """Of those samples."""
     meter: Meter = field(init=False, repr=False, compare=False)
-    """Of what closed questions take beside one request each, for a `BudgetedEngine`."""
+    """Of all requests sent, for a `BudgetedEngine`."""
     _pace: Pace = field(init=False, repr=False, compare=False)
+    _refused: threading.Event = field(init=False, repr=False, compare=False, default_factory=threading.Event)
+    """Set once the server refused log-probabilities of texts: they are not asked for again."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "meter", Meter(1 + self.verdicts))
         object.__setattr__(self, "_pace", Pace(self.requests_per_minute, self.tokens_per_minute))
+
+    @property
+    def source(self) -> str:
+        """What a cached answer belongs to: the model on its server."""
+        return f"{self.model} at {server_name(self.base_url or os.environ.get('OPENAI_BASE_URL') or OPENAI)}"
 
     @property
     def context(self) -> None:
@@ -82,8 +94,13 @@ class OpenAIEngine:
 
         def ask(place: tuple[int, int]) -> Completion:
             row, number = place
-            settings = {"logprobs": True, **_settings(prompts[row], sampling, number)}
-            return _completion(self._answer(prompts[row], settings, f"prompt {row}, sample {number}"))
+            settings, name = _settings(prompts[row], sampling, number), f"prompt {row}, sample {number}"
+            try:
+                with_log_probs = {} if self._refused.is_set() else {"logprobs": True}
+                return _completion(self._answer(prompts[row], with_log_probs | settings, name))
+            except _NoLogProbsError:
+                self._refused.set()
+                return _completion(self._answer(prompts[row], settings, name))
 
         done = self._side_by_side(ask, asked)
         return [done[i : i + sampling.n] for i in range(0, len(done), sampling.n)]
@@ -102,11 +119,12 @@ class OpenAIEngine:
 
         def ask(row: int) -> FloatArray:
             settings = {"max_tokens": 1, "temperature": 0.0, "logprobs": True, "top_logprobs": TOP}
-            answer = self._answer(prompts[row], settings, f"prompt {row}").choices[0]
-            first = answer.logprobs.content if answer.logprobs else None
-            if first and first[0].top_logprobs:
-                self.meter.once()
-                return first_token_scores({top.token: top.logprob for top in first[0].top_logprobs}, choices)
+            with contextlib.suppress(_NoLogProbsError):
+                answer = self._answer(prompts[row], settings, f"prompt {row}").choices[0]
+                first = answer.logprobs.content if answer.logprobs else None
+                if first and first[0].top_logprobs:
+                    self.meter.once()
+                    return first_token_scores({top.token: top.logprob for top in first[0].top_logprobs}, choices)
             return self._sampled_scores(prompts[row], choices, row)
 
         scores = self._side_by_side(ask, range(len(prompts)))
@@ -117,30 +135,29 @@ class OpenAIEngine:
         return [sum(len(turn["content"].encode()) // 3 + 8 for turn in prompt) for prompt in prompts]
 
     def _sampled_scores(self, prompt: Conversation, choices: Sequence[str], row: int) -> FloatArray:
+        self.meter.several()
         sampling = Sampling(temperature=1.0, max_tokens=max(len(choice.encode()) for choice in choices), seed=self.seed)
-        votes, written = np.full(len(choices), 0.5), 0
+        votes = np.full(len(choices), 0.5)
         for number in range(self.verdicts):
             settings = _settings(prompt, sampling, number)
             verdict = _completion(self._answer(prompt, settings, f"prompt {row}, verdict {number}"))
             votes += [verdict.text.strip().startswith(choice) for choice in choices]
-            written += verdict.n_tokens
-        self.meter.more(Usage(self.verdicts, self.verdicts * self.count_tokens([prompt])[0], written))
         return np.asarray(np.log(votes / votes.sum()), dtype=float)
 
     def _answer(self, prompt: Conversation, settings: Mapping[str, Any], name: str) -> ChatCompletion:
-        """Return the server's answer, a text at least in it; asked again after failures that may pass."""
+        """Return the server's answer, a text at least in it; asked again after failures that may pass.
+
+        Raises _NoLogProbsError where the server refuses log-probabilities, EngineError where it gives no usable answer.
+        """
         import openai
 
-        tokens = self.count_tokens([prompt])[0] + int(settings["max_tokens"])
         for attempt in range(self.attempts):
-            self._pace.wait(tokens)
             wait: float | None = None
             try:
-                return _checked(self._ask(prompt, settings))
+                return self._sent(prompt, settings)
             except openai.APIStatusError as error:
                 if error.status_code == 400 and "logprobs" in settings and "logprob" in str(error).lower():
-                    without = {key: value for key, value in settings.items() if "logprobs" not in key}
-                    return self._answer(prompt, without, name)
+                    raise _NoLogProbsError from error
                 if error.status_code < 500 and error.status_code not in RETRIED:
                     raise EngineError(
                         f"{name}: {self.model} refuses it ({one_line(error)}); mend it and start again"
@@ -154,6 +171,25 @@ class OpenAIEngine:
             f"{name}: no usable answer from {self.model} in {self.attempts} tries; the last failure was {failure}; "
             "start again later (a CachedEngine keeps what is done), with lower limits or more attempts"
         )
+
+    def _sent(self, prompt: Conversation, settings: Mapping[str, Any]) -> ChatCompletion:
+        """Return the answer to one request. One that the server refuses counts as a request without tokens; one that
+        ends in no usable answer may have been read, and answered at full length: it counts as such."""
+        import openai
+
+        most = Usage(1, self.count_tokens([prompt])[0], int(settings["max_tokens"]))
+        self._pace.wait(most.prompt_tokens + most.output_tokens)
+        self.meter.send(most)
+        took = most
+        try:
+            answer = _checked(self._ask(prompt, settings))
+            took = Usage(1, most.prompt_tokens, _completion(answer).n_tokens)
+            return answer
+        except openai.APIStatusError:
+            took = Usage(1)
+            raise
+        finally:
+            self.meter.settle(most, took)
 
     def _ask(self, prompt: Conversation, settings: Mapping[str, Any]) -> ChatCompletion:
         messages: Any = [{"role": turn["role"], "content": turn["content"]} for turn in prompt]
@@ -182,6 +218,10 @@ class OpenAIEngine:
                 raise
 
 
+class _NoLogProbsError(Exception):
+    """The server refuses log-probabilities."""
+
+
 class Pace:
     """Lets requests through evenly, at most so many, and so many tokens, a minute."""
 
@@ -197,6 +237,18 @@ class Pace:
             turn = max(self._next, time.monotonic())
             self._next = turn + gap
         time.sleep(max(0.0, turn - time.monotonic()))
+
+
+def server_name(url: str) -> str:
+    """Return a server's address, spelled one way: without credentials, a query, a usual port, a slash at the end.
+
+    >>> server_name("HTTPS://me:secret@API.Example.com:443/v1/?key=secret")
+    'https://api.example.com/v1'
+    """
+    parts = urlsplit(url.strip())
+    host = parts.netloc.rpartition("@")[2].lower()
+    host = host.removesuffix(":443" if parts.scheme == "https" else ":80")
+    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
 
 
 def first_token_scores(top: Mapping[str, float], choices: Sequence[str]) -> FloatArray:

@@ -25,6 +25,13 @@ class PlannedEngine:
     """Counts the tokens of prompts as the model's engine would."""
     context: int | None = None
     """Most tokens of a prompt and its answer together; None where that is not known."""
+    server: str = ""
+    """What the model's `source` says beside its name."""
+
+    @property
+    def source(self) -> str:
+        """What cached answers of the model belong to."""
+        return self.model + self.server
 
     @classmethod
     def of_tokenizer(cls, model: str, tokenizer: Any, context: int | None = None) -> PlannedEngine:

@@ -66,6 +66,11 @@ class TransformersEngine:
         return cls(network.to(device), tokenizer, model_name(source, dtype, revision), batch_tokens)
 
     @property
+    def source(self) -> str:
+        """What a cached answer belongs to: the model, for it runs here."""
+        return self.model
+
+    @property
     def context(self) -> int | None:
         """Most tokens of a prompt and its answer together; None where the model's configuration does not say."""
         return context(self.network.config)

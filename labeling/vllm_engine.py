@@ -77,6 +77,11 @@ class VLLMEngine:
         return cls(llm, engine_name(source, llm.model_config.dtype, revision, adapter), _request(adapter))
 
     @property
+    def source(self) -> str:
+        """What a cached answer belongs to: the model, for it runs here."""
+        return self.model
+
+    @property
     def context(self) -> int:
         """Most tokens of a prompt and its answer together."""
         return int(self.llm.model_config.max_model_len)

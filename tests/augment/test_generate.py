@@ -26,7 +26,7 @@ SAMPLING = Sampling(n=3, temperature=1.0, max_tokens=8)
 class Scripted:
     """Answers with words drawn from the prompt, the sample and the seed; remembers how many prompts it was asked."""
 
-    model = "scripted@1"
+    model = source = "scripted@1"
 
     def __init__(self):
         self.asked = 0
@@ -240,7 +240,7 @@ def test_a_real_model_grows_a_set_of_pairs_and_does_the_same_again_after_a_stop(
     prompts = [*seeds[:2], *new.prompts][:2]
 
     class StopsAfterOne:
-        model, calls = engine.model, 0
+        model, source, calls = engine.model, engine.source, 0
 
         def generate(self, prompts, how):
             self.calls += 1

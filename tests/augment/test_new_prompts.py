@@ -26,7 +26,7 @@ NOUNS = [
 class Author:
     """Writes three numbered tasks of random nouns a request; remembers what it was shown."""
 
-    model = "author@1"
+    model = source = "author@1"
 
     def __init__(self):
         self.requests = []

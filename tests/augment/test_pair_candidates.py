@@ -182,7 +182,7 @@ def test_scores_and_settings_that_make_no_sense_are_named(scores, how, words):
 class Echo:
     """Answers with the prompt and the number of the sample."""
 
-    model = "echo@1"
+    model = source = "echo@1"
     context = None
 
     def count_tokens(self, prompts):

@@ -53,7 +53,7 @@ def candidates(texts, reasons=None):
 class Grader:
     """Writes candidates of its own, and grades a response by how many letters e it has; some grades are unreadable."""
 
-    model = "grader@1"
+    model = source = "grader@1"
     context = None
 
     def generate(self, prompts, sampling):

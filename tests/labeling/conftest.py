@@ -53,6 +53,10 @@ class ScriptedEngine:
     context: int | None = None
     asked: list[Conversation] = field(default_factory=list)
 
+    @property
+    def source(self) -> str:
+        return self.model
+
     def choose(self, prompts: Sequence[Conversation], choices: Sequence[str]) -> FloatArray:
         self._take(prompts, 1)
         scores = np.array([self.rule(self.shown(prompt)) for prompt in prompts], dtype=float).reshape(-1, len(choices))

@@ -32,6 +32,10 @@ class RuleEngine:
     context: int | None = None
     asked: int = 0
 
+    @property
+    def source(self) -> str:
+        return self.model
+
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
         self.asked += len(prompts) * sampling.n
         return [

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import openai  # noqa: F401  (slow to import: not on the first test's time)
 import pytest
 
-from labeling.budget import BudgetedEngine, Limits, Price
+from labeling.budget import BudgetedEngine, Limits, Price, Usage
 from labeling.errors import BudgetError, DataError, EngineError
 from labeling.llm import Engine, Sampling, renormalised
 from labeling.llm_cache import CachedEngine
@@ -191,7 +191,10 @@ def test_without_log_probabilities_shares_of_sampled_answers_count(serve: Any, s
     assert p_a + p_b == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("server", "limit", "n_asked"), [(without_log_probs, 30, 27), (good, 12, 12), (good, 10, 10)])
+@pytest.mark.parametrize(
+    ("server", "limit", "n_asked"),
+    [(without_log_probs, 30, 27), (refuses_log_probs, 30, 27), (good, 12, 12), (good, 10, 10)],
+)
 def test_a_budget_counts_every_verdict_that_is_sampled_and_is_kept(
     serve: Any, tmp_path: Path, server: Answer, limit: int, n_asked: int
 ) -> None:
@@ -201,7 +204,65 @@ def test_a_budget_counts_every_verdict_that_is_sampled_and_is_kept(
         CachedEngine(counted, tmp_path / "answers", divisible=True).choose(PROMPTS, ["A", "B"])
     assert counted.usage.n_requests == len(script.requests) == n_asked
     sent = [request["messages"] for request in script.requests]
-    assert counted.usage.prompt_tokens == sum(engine.count_tokens(sent))
+    answered = sent if server is not refuses_log_probs else sent[: -n_asked // 9]  # refusals are not read
+    assert counted.usage.prompt_tokens == sum(engine.count_tokens(answered))
+
+
+def test_a_budget_counts_failed_tries_and_the_tokens_of_those_that_may_have_been_read(serve: Any) -> None:
+    engine, script = serve(status(429), status(500), body(b"<html>busy</html>"), good, attempts=4)
+    counted, sampling = BudgetedEngine(engine, meter=engine.meter), Sampling(max_tokens=50)
+    counted.generate(PROMPTS[:1], sampling)
+    assert len(script.requests) == 4
+    read = engine.count_tokens(PROMPTS[:1])[0]
+    assert counted.usage == Usage(4, 2 * read, 50 + 3)
+    broken, script = serve(status(500))
+    counted = BudgetedEngine(broken, meter=broken.meter)
+    with pytest.raises(EngineError):
+        counted.generate(PROMPTS[:1], sampling)
+    assert counted.usage == Usage(3, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("failure", "limits", "words"),
+    [
+        ("500", Limits(9), "limit of 9 requests: 9 were made in this run, the next step takes 1$"),
+        ("no JSON", Limits(max_cost=9e-6 * 50), r"limit of 0.00045 USD: this run cost 0.0004 \(9 requests\)"),
+    ],
+)
+def test_no_try_is_sent_that_would_exceed_a_limit(serve: Any, failure: str, limits: Limits, words: str) -> None:
+    engine, script = serve(FAILURES[failure], attempts=20, backoff_s=0.0)
+    counted = BudgetedEngine(engine, limits, Price(0, 1), meter=engine.meter)
+    with pytest.raises(BudgetError, match=words):
+        counted.generate(PROMPTS[:4], Sampling(max_tokens=50))
+    assert counted.usage.n_requests == len(script.requests) == 9
+    with pytest.raises(BudgetError, match=r"9 were made|cost 0\.0004"):
+        counted.generate(PROMPTS[:1], Sampling(max_tokens=50))
+    assert len(script.requests) == 9
+
+
+def test_a_server_that_refuses_log_probabilities_of_texts_is_asked_for_them_once(serve: Any) -> None:
+    engine, script = serve(refuses_log_probs, concurrency=1)
+    engine.generate(PROMPTS, Sampling())
+    assert ["logprobs" in request for request in script.requests] == [True] + [False] * 12
+
+
+def test_servers_of_one_name_share_no_answers_and_one_server_spelled_two_ways_does(serve: Any, tmp_path: Path) -> None:
+    cache, sampling = tmp_path / "answers", Sampling()
+    (first, one), (second, other) = serve(good), serve(body(completion("another")))
+    for engine, text in ((first, "re: Question 0?"), (second, "another")):
+        assert CachedEngine(engine, cache).generate(PROMPTS[:1], sampling)[0][0].text == text
+    spelled = str(first.base_url).replace("http://", "HTTP://user:key@") + "/"
+    CachedEngine(replace(first, base_url=spelled), cache).generate(PROMPTS[:1], sampling)
+    assert (len(one.requests), len(other.requests)) == (1, 1)
+    assert (first.model, second.model) == ("m", "m")
+
+
+def test_an_answer_belongs_to_the_server_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    assert OpenAIEngine("m").source == "m at https://api.openai.com/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://Somewhere:80/v1/?token=secret")
+    assert OpenAIEngine("m").source == "m at http://somewhere/v1"
+    assert OpenAIEngine("m", "http://[::1]:8000").source == "m at http://[::1]:8000"
 
 
 def test_where_a_server_is_not_known_yet_a_question_may_take_all_its_verdicts(serve: Any) -> None:
