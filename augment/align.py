@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from augment.dpo import PolicyConfig, SoftPairs, Trained, arguments, finish, lora, run, train_dpo
-from augment.options import option
 from augment.policies import load_policy, need_rlhf, quiet_trl, seeded, with_template
 from augment.policy_rewards import Ensemble, Penalties, reward_functions
 from labeling.chat_tokens import prompt_tokens
@@ -18,6 +17,7 @@ from labeling.errors import DataError, WeakprefWarning
 from labeling.files import manifest, sha256, write_json
 from labeling.llm import Conversation
 from labeling.pairs import prompt_id
+from rm.options import option
 
 Method = Literal["dpo", "grpo", "rloo"]
 

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from augment import commands, evaluation_cli, evolve_commands, merging, model_cl
 from augment.arguments import Drop, Layout, Out, PairsFile, Seed, VotesFile
 from labeling.errors import BudgetError, WeakprefError, WeakprefWarning
 from rm import command
+from rm.options import USAGE_ERROR
 
 app = typer.Typer(
     name="weakpref",
@@ -35,10 +36,6 @@ class Preset(enum.StrEnum):
     PAPER = "paper"
     AS_RELEASED = "as_released"
     NONE = "none"
-
-
-USAGE_ERROR: Any = typer.BadParameter.__base__
-"""What typer raises for arguments it cannot use; it exports only this subclass."""
 
 
 app.command()(model_cli.generate)

@@ -12,14 +12,16 @@ import typer
 from rich.console import Console
 
 from augment import commands
-from augment.evolve import Evolved, Plan, evolve, plan
+from augment.evolve import Evolved, Plan, plan
+from augment.evolve import evolve as run
 from augment.evolve_options import CONTROLS, METHODS, EvolveOptions
 from augment.learning_status import FORMS, Thresholds
 from augment.reward_anchor import ANCHORS
 from labeling import read_votes, split_by_group
 from labeling.errors import DataError
 from labeling.pairs import Pairs
-from rm.config import RewardConfig
+from rm.config import MINILM, RewardConfig
+from rm.options import expanded
 
 
 def _help(name: str) -> str:
@@ -27,15 +29,10 @@ def _help(name: str) -> str:
     return str(next(field for field in fields(EvolveOptions) if field.name == name).metadata["help"])
 
 
-def _config(name: str) -> str:
-    """Return what a field of RewardConfig says of itself."""
-    text = str(next(field for field in fields(RewardConfig) if field.name == name).metadata["help"])
-    return text.replace("[", "\\[")  # or the help takes [minilm] for markup
-
-
-def command(
+def evolve(
     pairs: Annotated[str, typer.Argument(help="Preference pairs, some or all labelled: file, folder, hub id.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
+    config: RewardConfig,
     method: Annotated[str, typer.Option(help=_help("method"))] = "ser+ws",
     preset: Annotated[str, typer.Option(help=_help("preset"))] = "paper",
     seed_share: Annotated[float | None, typer.Option(help="Share of the labels that stay visible, below 1.")] = None,
@@ -54,15 +51,6 @@ def command(
     folds: Annotated[int, typer.Option(help=_help("folds"))] = 3,
     members: Annotated[int, typer.Option(help=_help("members"))] = 3,
     watch_share: Annotated[float, typer.Option(help=_help("watch_share"))] = 0.2,
-    model: Annotated[str, typer.Option(help=_config("model"))] = "minilm",
-    learning_rate: Annotated[float, typer.Option(help=_config("learning_rate"))] = 1e-5,
-    head_learning_rate: Annotated[float | None, typer.Option(help=_config("head_learning_rate"))] = None,
-    epochs: Annotated[float, typer.Option(help=_config("epochs"))] = 1.0,
-    max_steps: Annotated[int | None, typer.Option(help=_config("max_steps"))] = None,
-    batch_size: Annotated[int, typer.Option(help=_config("batch_size"))] = 16,
-    max_length: Annotated[int, typer.Option(help=_config("max_length"))] = 512,
-    freeze_layers: Annotated[int, typer.Option(help=_config("freeze_layers"))] = 0,
-    save_steps: Annotated[int | None, typer.Option(help=_config("save_steps"))] = None,
     seed: Annotated[int, typer.Option(help=_help("seed"))] = 0,
     resume: Annotated[bool, typer.Option(help="Go on with the run in OUT from its last finished step.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be trained on what, and stop.")] = False,
@@ -72,17 +60,6 @@ def command(
     """Let a reward model label pairs and learn from its labels: PAIRS -> a folder with a ledger and reward models."""
     if seed_share is not None and gold is not None:
         raise DataError("--seed-share and --gold both say how many labels stay visible; pass one of them")
-    config = RewardConfig(
-        model=model,
-        learning_rate=learning_rate,
-        head_learning_rate=head_learning_rate,
-        epochs=epochs,
-        max_steps=max_steps,
-        batch_size=batch_size,
-        max_length=max_length,
-        freeze_layers=freeze_layers,
-        save_steps=save_steps,
-    )
     options = EvolveOptions(
         config=config,
         method=one_of("method", method, METHODS),
@@ -105,9 +82,14 @@ def command(
         return
     voters = commands.Voting(lfs).voters()
     console = Console(stderr=True) if sys.stderr.isatty() else None
-    print(outcome(evolve(
+    print(outcome(run(
         known, out, options, test=held_out, voters=voters, votes=said, resume=resume, console=console
     )))  # fmt: skip
+
+
+command = expanded(evolve, defaults={"model": MINILM}, without=("mix", "seed"))
+"""The command: how reward models are trained is said by the options of `weakpref train`, but for the shares of several
+sets, of which there is one, and the seed, which is the run's."""
 
 
 def one_of(name: str, value: str, allowed: tuple[Any, ...]) -> Any:

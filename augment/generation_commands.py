@@ -20,7 +20,6 @@ from augment.generate import read_candidates, unanswered
 from augment.models import ModelOptions
 from augment.near_duplicates import near_duplicates
 from augment.new_prompts import FewShot, PromptFilter, new_prompts
-from augment.options import option
 from augment.pair_candidates import Pairing, pair_candidates
 from augment.progress import on_terminal
 from augment.spending import SpendingOptions
@@ -31,6 +30,7 @@ from labeling.llm import Conversation, Sampling
 from labeling.pairs import MESSAGES as MESSAGES_TYPE
 from labeling.pairs import prompt_text
 from labeling.sources import open_source
+from rm.options import option
 
 
 @dataclass(frozen=True)

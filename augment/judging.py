@@ -11,7 +11,6 @@ import numpy as np
 
 from augment.commands import Reading, check_out, write_manifest
 from augment.models import ModelOptions
-from augment.options import option
 from augment.progress import on_terminal, progress_bar
 from augment.spending import SpendingOptions
 from labeling import write_votes
@@ -26,6 +25,7 @@ from labeling.planned_engine import PlannedEngine
 from labeling.rubric_judge import THREE_SAMPLES, RubricJudge
 from labeling.sources import open_source
 from labeling.verdicts import Verdicts
+from rm.options import option
 
 NOBODY = PlannedEngine("nobody", lambda prompts: [0] * len(prompts))
 """Stands in a judge until the options are known to fit, for loading a model takes long."""

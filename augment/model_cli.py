@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -13,21 +12,11 @@ from augment import generation_commands, judging
 from augment.arguments import Drop, Layout, Out, PairsFile, PromptsFile, Seed
 from augment.commands import Reading
 from augment.models import PACKAGED, ModelOptions
-from augment.options import expanded
 from augment.pair_candidates import Pairing
 from augment.spending import SpendingOptions
 from labeling.errors import DataError
 from labeling.llm import Sampling
-
-
-class Scheme(enum.StrEnum):
-    """Which candidates of a prompt make a pair."""
-
-    BEST_WORST = "best-worst"
-    LENGTH_CONTROLLED = "length-controlled"
-    ALL = "all"
-    RANDOM = "random"
-    TWO_MODELS = "two-models"
+from rm.options import expanded
 
 
 @expanded
@@ -84,18 +73,14 @@ def new_prompts(
     print(generation_commands.grow(seeds, out, model, spending, growing))
 
 
+@expanded
 def pair(
     candidates: Annotated[list[Path], typer.Argument(help="candidates.parquet of `weakpref generate`, one or more.")],
     out: Out,
-    scheme: Annotated[Scheme, typer.Option(help="Which candidates of a prompt make a pair.")] = Scheme.ALL,
+    how: Pairing,
     score: Annotated[
         str | None, typer.Option(help="Column of scores; best-worst and length-controlled need it.")
     ] = None,
-    min_gap: Annotated[float, typer.Option(help="Leave out pairs whose scores differ by less.")] = 0.0,
-    tier_share: Annotated[float, typer.Option(help="length-controlled: width of a tier, share of the range.")] = 0.2,
-    n: Annotated[int, typer.Option("-n", help="random: pairs a prompt.")] = 1,
-    seed: Seed = 0,
 ) -> None:
     """Make pairs of candidates that answer the same prompt: candidates.parquet -> pairs.parquet, without labels."""
-    how = Pairing(scheme.value, min_gap, tier_share, n, seed)
     print(generation_commands.pair(candidates, out, how, score))

@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from augment.options import option
 from labeling.errors import DataError
 from labeling.llm import Engine
 from labeling.planned_engine import PlannedEngine
+from rm.options import option
 
 PACKAGED = "smollm2"
 """The model that needs no network and no path."""

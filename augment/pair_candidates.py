@@ -20,6 +20,7 @@ from augment.generate import check_candidates
 from labeling.errors import DataError
 from labeling.files import replacing
 from labeling.pairs import SCHEMA, Message, Pairs, pair_id, prompt_id
+from rm.options import option
 
 Scheme = Literal["best-worst", "length-controlled", "all", "random", "two-models"]
 
@@ -40,18 +41,21 @@ none) and models. `gold` is null: a score is no label."""
 class Pairing:
     """Which candidates of a prompt make a pair."""
 
-    scheme: Scheme = "best-worst"
-    """best-worst: highest against lowest score. length-controlled: the shortest of the top tier against the longest of
-    the bottom tier (Meta-Rewarding, arXiv 2407.19594). all; random: for voters to label. two-models: the first sample
-    of each of two models (arXiv 2410.20869)."""
-    min_gap: float = 0.0
-    """Pairs whose scores differ by less are left out; where scores make the pair, equal ones are left out anyway."""
-    tier_share: float = 0.2
-    """Width of a tier as a share of the prompt's range of scores, in [0, 0.5): 0 is the best and the worst alone."""
-    n: int = 1
-    """Random pairs per prompt, fewer where there are fewer."""
-    seed: int = 0
-    """Seed of the random pairs."""
+    scheme: Scheme = option(
+        "all, random: for voters to label. best-worst: highest against lowest score. length-controlled: shortest of "
+        "the top tier against longest of the bottom tier. two-models: the first sample of each of two models.",
+        "all",
+    )
+    """length-controlled: Meta-Rewarding, arXiv 2407.19594. two-models: arXiv 2410.20869."""
+    min_gap: float = option(
+        "Leave out pairs whose scores differ by less; where scores make the pair, equal ones are left out anyway.", 0.0
+    )
+    tier_share: float = option(
+        "length-controlled: width of a tier as share of the prompt's range of scores, in [0, 0.5); 0: the ends alone.",
+        0.2,
+    )
+    n: int = option("random: pairs a prompt, fewer where there are fewer.", 1)
+    seed: int = option("Seed of the random pairs.", 0)
 
     def __post_init__(self) -> None:
         if self.scheme not in get_args(Scheme):

@@ -14,10 +14,10 @@ from augment.arguments import Drop, Layout, Out, PairsFile, PromptsFile, Seed
 from augment.commands import Reading
 from augment.dpo import PolicyConfig
 from augment.models import ModelOptions
-from augment.options import expanded
 from augment.policy_commands import SelfRewardOptions
 from augment.policy_rewards import Penalties
 from labeling.llm import Sampling
+from rm.options import expanded
 
 RewardModels = Annotated[list[Path], typer.Option("--rm", help="Reward model directory; repeat for an ensemble.")]
 

@@ -18,13 +18,13 @@ from augment.eft import build_eft
 from augment.generate import generate, read_candidates
 from augment.generation_commands import read_prompts
 from augment.models import ModelOptions
-from augment.options import option
 from augment.policy_rewards import Ensemble, Penalties
 from augment.self_reward import CANDIDATES, GRADES, SelfReward, plan
 from augment.self_reward import self_reward as run_self_reward
 from labeling.errors import DataError
 from labeling.llm import Conversation, Engine, Sampling
 from labeling.pairs import prompt_id
+from rm.options import option
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from augment.options import option
 from labeling.errors import DataError
 from labeling.llm import Conversation
 from labeling.pairs import prompt_id
+from rm.options import option
 
 if TYPE_CHECKING:
     from rm.model import RewardModel

@@ -19,7 +19,7 @@ from augment.dpo import SoftPairs, Trained, train_dpo
 from augment.generate import generate, read_candidates
 from augment.implicit_rewards import ResponseLogProbs, response_log_probs
 from augment.new_prompts import new_prompts
-from augment.pair_candidates import PairedCandidates, pair_candidates
+from augment.pair_candidates import PairedCandidates, Pairing, pair_candidates
 from augment.policies import load_policy
 from augment.self_gold import implicit_agreement, judge_agreement
 from augment.self_scores import agreement, judged, ranked, soft_label
@@ -190,7 +190,7 @@ def _write_pairs(folder: Path, how: SelfReward) -> None:
     table = read_candidates(folder / "candidates.parquet")
     found = pq.read_table(folder / "scores.parquet")
     scores, before = (found[name].to_numpy() for name in ("score", "score_before"))
-    made = pair_candidates(table, scores)
+    made = pair_candidates(table, scores, Pairing("best-worst"))
     if not made.table.num_rows:
         left = ", ".join(f"{count:,} {reason}" for reason, count in made.left_out.items())
         raise DataError(

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from augment.models import ModelOptions
-from augment.options import option
 from labeling.budget import FREE, BudgetedEngine, Limits, Price, Usage, Watch, read_prices, unwatched
 from labeling.errors import DataError
 from labeling.llm_cache import CachedEngine
 from labeling.openai_engine import OpenAIEngine
+from rm.options import option
 
 
 @dataclass(frozen=True)

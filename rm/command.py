@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
 import shlex
 import sys
-import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from labeling.errors import DataError
-from rm.config import RewardConfig
+from rm.config import MINILM, RewardConfig
 from rm.launch import launch
-
-USAGE_ERROR: Any = typer.BadParameter.__base__
-"""What typer raises for arguments it cannot use; it exports only this subclass."""
+from rm.options import USAGE_ERROR, expanded
 
 Data = Annotated[
     list[Path], typer.Argument(help="Augmented dataset: the folder `weakpref export` wrote, or a file; one or more.")
@@ -44,16 +39,15 @@ Launch = Annotated[str, typer.Option(help="More options for accelerate launch, a
 def train(
     data: list[Path],
     out: Path,
+    config: RewardConfig,
     resume: bool = False,
-    preset: str | None = None,
-    launch_options: str = "",
     held_out: Path | None = None,
     cache: Path | None = None,
     dry_run: bool = False,
-    **options: Any,
+    preset: str | None = None,
+    launch_options: str = "",
 ) -> str:
     """Train a reward model; return what happened in one line, or what would happen in several."""
-    config = RewardConfig(**{name: _numbers(name, value) for name, value in options.items()})
     if dry_run:
         from rm.plan import plan
 
@@ -71,28 +65,25 @@ def train(
 def as_command(say: Callable[[str], None]) -> Callable[..., None]:
     """Return the function that typer makes a command of; `say` is called with the line that tells what happened."""
 
-    def command(**given: Any) -> None:
-        line = train(launch_options=given.pop("launch"), **given)
-        launched = given["preset"] is not None and not given["dry_run"]  # processes that were launched say it
+    def command(
+        data: Data,
+        out: Out,
+        config: RewardConfig,
+        resume: Resume = False,
+        held_out: HeldOut = None,
+        cache: Cache = None,
+        dry_run: DryRun = False,
+        preset: Preset = None,
+        launch: Launch = "",
+    ) -> None:
+        """Train a reward model: augmented dataset -> a directory that TRL and transformers load."""
+        line = train(data, out, config, resume, held_out, cache, dry_run, preset, launch)
+        launched = preset is not None and not dry_run  # processes that were launched say it
         if not launched and os.environ.get("RANK", "0") == "0":
             say(line)
 
-    parameters = [
-        inspect.Parameter("data", inspect.Parameter.KEYWORD_ONLY, annotation=Data),
-        inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, annotation=Out),
-        *(_parameter(option) for option in dataclasses.fields(RewardConfig)),
-        inspect.Parameter("resume", inspect.Parameter.KEYWORD_ONLY, annotation=Resume, default=False),
-        inspect.Parameter("held_out", inspect.Parameter.KEYWORD_ONLY, annotation=HeldOut, default=None),
-        inspect.Parameter("cache", inspect.Parameter.KEYWORD_ONLY, annotation=Cache, default=None),
-        inspect.Parameter("dry_run", inspect.Parameter.KEYWORD_ONLY, annotation=DryRun, default=False),
-        inspect.Parameter("preset", inspect.Parameter.KEYWORD_ONLY, annotation=Preset, default=None),
-        inspect.Parameter("launch", inspect.Parameter.KEYWORD_ONLY, annotation=Launch, default=""),
-    ]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__name__ = "train"
-    command.__doc__ = "Train a reward model: augmented dataset -> a directory that TRL and transformers load."
-    return command
+    return expanded(command, defaults={"model": MINILM})
 
 
 def arguments(
@@ -137,29 +128,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rm.train: error: {error.format_message()}", file=sys.stderr)
         return 2
     return int(code or 0)
-
-
-def _parameter(option: dataclasses.Field[Any]) -> inspect.Parameter:
-    kind = typing.get_type_hints(RewardConfig)[option.name]
-    if any(typing.get_origin(part) is tuple for part in (kind, *typing.get_args(kind))):
-        kind = str | None  # typer has no options of any number of values
-    text = str(option.metadata["help"]).replace("[", "\\[")  # or the help takes [minilm] for markup
-    default = "minilm" if option.name == "model" else option.default
-    panel = str(option.metadata["section"])
-    return inspect.Parameter(
-        option.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[kind, typer.Option(help=text, rich_help_panel=panel)],
-    )
-
-
-def _numbers(name: str, value: Any) -> Any:
-    """Turn "0.7,0.3" into (0.7, 0.3) where a field holds several numbers."""
-    kind = typing.get_type_hints(RewardConfig)[name]
-    if value is None or not any(typing.get_origin(part) is tuple for part in (kind, *typing.get_args(kind))):
-        return value
-    try:
-        return tuple(float(part) for part in str(value).split(","))
-    except ValueError:
-        raise DataError(f"{name} is {value!r}, expected numbers with commas between, 0.7,0.3 for instance") from None

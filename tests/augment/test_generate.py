@@ -14,7 +14,7 @@ import pytest
 
 from augment.generate import SCHEMA, generate, read_candidates
 from augment.new_prompts import FewShot, new_prompts
-from augment.pair_candidates import pair_candidates
+from augment.pair_candidates import Pairing, pair_candidates
 from labeling.errors import DataError, WeakprefWarning
 from labeling.llm import Completion, Sampling
 from labeling.pairs import prompt_id
@@ -259,5 +259,5 @@ def test_a_real_model_grows_a_set_of_pairs_and_does_the_same_again_after_a_stop(
     log_p = np.asarray(table["log_prob"])
     assert (log_p < 0).all()
     assert all(0 < n <= 8 for n in table["n_tokens"].to_pylist())
-    pairs = pair_candidates(table, log_p / np.asarray(table["n_tokens"])).pairs
+    pairs = pair_candidates(table, log_p / np.asarray(table["n_tokens"]), Pairing("best-worst")).pairs
     assert 1 <= len(pairs) <= 2

@@ -36,6 +36,9 @@ def candidates(*rows):
     return pa.Table.from_pylist([dict.fromkeys(SCHEMA.names) | row for row in records], schema=SCHEMA)
 
 
+BEST = Pairing("best-worst")
+
+
 def texts(made):
     """Each pair as the set of its responses."""
     rows = zip(made.table["response_a"].to_pylist(), made.table["response_b"].to_pylist(), strict=True)
@@ -44,7 +47,7 @@ def texts(made):
 
 def test_best_meets_worst_and_the_scores_go_with_them():
     made = pair_candidates(
-        candidates(("p", "ok"), ("p", "best"), ("p", "bad"), ("q", "x"), ("q", "y")), [2, 3, 1, 5, 4]
+        candidates(("p", "ok"), ("p", "best"), ("p", "bad"), ("q", "x"), ("q", "y")), [2, 3, 1, 5, 4], BEST
     )
     assert texts(made) == [{"best", "bad"}, {"x", "y"}]
     for row in made.table.to_pylist():
@@ -60,7 +63,7 @@ def test_ties_and_small_gaps_and_unusable_responses_are_left_out_and_counted():
         ("nul", "b"), ("nul", "c"), ("far", "a"), ("far", "b"), ("far", "unscored"), ("twice", "a"), ("twice", "a"),
     )  # fmt: skip
     scores = [1, 1, 1, 1.4, 1, 2, 9, 1, 2, 1, 1.5, np.nan, 1, 2]
-    made = pair_candidates(table, scores, Pairing(min_gap=0.5))
+    made = pair_candidates(table, scores, Pairing("best-worst", min_gap=0.5))
     assert texts(made) == [{"b", "c"}, {"a", "b"}]
     assert made.n_prompts == 6
     assert made.left_out == {
@@ -75,7 +78,7 @@ def test_ties_and_small_gaps_and_unusable_responses_are_left_out_and_counted():
 
 
 def test_a_response_drawn_twice_has_its_mean_score():
-    made = pair_candidates(candidates(("p", "a"), ("p", "a"), ("p", "b"), ("p", "c")), [9, 1, 6, 0])
+    made = pair_candidates(candidates(("p", "a"), ("p", "a"), ("p", "b"), ("p", "c")), [9, 1, 6, 0], BEST)
     assert texts(made) == [{"b", "c"}]
 
 
@@ -84,7 +87,7 @@ def test_length_control_takes_the_shortest_good_and_the_longest_bad():
     scores = [10.0, 9.0, 5.0, 0.0, 1.0]
     assert texts(pair_candidates(table, scores, Pairing("length-controlled"))) == [{"good", "also bad " * 5}]
     narrow = Pairing("length-controlled", tier_share=0.0)
-    assert texts(pair_candidates(table, scores, narrow)) == texts(pair_candidates(table, scores))
+    assert texts(pair_candidates(table, scores, narrow)) == texts(pair_candidates(table, scores, BEST))
 
 
 def test_length_control_takes_away_the_length_of_the_chosen():
@@ -104,7 +107,7 @@ def test_length_control_takes_away_the_length_of_the_chosen():
 
 def test_all_pairs_need_no_scores_and_random_pairs_are_some_of_them():
     table = candidates(*((p, f"r{i}") for p in "pq" for i in range(5)))
-    everything = texts(pair_candidates(table, how=Pairing("all")))
+    everything = texts(pair_candidates(table))
     assert len(everything) == 20
     assert everything[:10] == [set(two) for two in itertools.combinations([f"r{i}" for i in range(5)], 2)]
     some = texts(pair_candidates(table, how=Pairing("random", n=3)))
@@ -159,14 +162,14 @@ def test_what_is_written_is_read_as_pairs_without_a_label(scheme, tmp_path):
 
 def test_the_better_response_stands_first_as_often_as_second():
     table = candidates(*((f"p{i}", f"{word} {i}") for i in range(400) for word in ("good", "bad")))
-    made = pair_candidates(table, np.tile([1.0, 0.0], 400))
+    made = pair_candidates(table, np.tile([1.0, 0.0], 400), BEST)
     assert 160 < (np.asarray(made.table["score_a"]) == 1).sum() < 240
 
 
 @pytest.mark.parametrize(
     ("scores", "how", "words"),
     [
-        (None, {}, "there are no scores, but best-worst"),
+        (None, {"scheme": "best-worst"}, "there are no scores, but best-worst"),
         (None, {"scheme": "all", "min_gap": 0.1}, "there are no scores, but all with min_gap 0.1"),
         ([1.0], {}, r"scores have shape \(1,\) and 0 infinite values; expected \(2,\)"),
         ([1.0, np.inf], {}, "1 infinite values"),
@@ -232,7 +235,7 @@ def test_the_commands_lead_from_prompts_to_pairs_with_manifests(tmp_path, prompt
     assert len(read_pairs(pairs)) == 7
     table = pq.read_table(out)
     pq.write_table(table.append_column("quality", pa.array(range(21))), out)
-    assert commands.pair([out], pairs, Pairing(), "quality") == f"{pairs}: 7 pairs of 7 prompts (best-worst)"
+    assert commands.pair([out], pairs, BEST, "quality") == f"{pairs}: 7 pairs of 7 prompts (best-worst)"
     assert json.loads((tmp_path / "pairs.parquet.manifest.json").read_text())["counts"]["pairs"] == 7
 
 
@@ -255,6 +258,6 @@ def test_files_that_do_not_fit_are_named(tmp_path, prompts_file):
     out = tmp_path / "candidates.parquet"
     generate(prompts_file, out)
     with pytest.raises(DataError, match="no column score of numbers"):
-        commands.pair([out], tmp_path / "pairs", Pairing(), "score")
+        commands.pair([out], tmp_path / "pairs", BEST, "score")
     with pytest.raises(DataError, match=r"no pair could be made of 8 candidates .* \(8 prompts: under two"):
         commands.pair([out], tmp_path / "pairs", Pairing("all"))
