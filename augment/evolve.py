@@ -124,7 +124,7 @@ def _in_words(options: EvolveOptions, n: int) -> str:
         return f"iteration 0: {_trainings_of(options, 0)} training(s) on the seed"
     rule = options.rule()
     labelled = f"by {rule.folds} models, cross-fitted, and all voters" if rule.folds else f"by {rule.members} model(s)"
-    labelled = "by the voters" if rule.folds and n == 1 else labelled
+    labelled = "by the voters" if rule.folds and n < rule.first_vote else labelled
     return f"iteration {n}: the pool labelled {labelled}; up to {_trainings_of(options, n)} training(s)"
 
 
@@ -133,7 +133,7 @@ def _trainings_of(options: EvolveOptions, n: int) -> int:
     rule = options.rule()
     if n == 0:
         return rule.members
-    return rule.members + len(options.controls) + (rule.folds if n > 1 else 0)
+    return rule.members + len(options.controls) + (rule.folds if n >= rule.first_vote else 0)
 
 
 def _trainings(options: EvolveOptions) -> int:

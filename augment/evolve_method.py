@@ -66,6 +66,10 @@ class Method(Protocol):
         """Parts for cross-fitting: each is labelled by a model trained without its groups; 0 = `members` label all."""
 
     @property
+    def first_vote(self) -> int:
+        """The first iteration in which reward models label: 1, or 2 where voters alone make the first labels."""
+
+    @property
     def stops_early(self) -> bool:
         """Whether a loop ends where the log-loss on labels that trained nothing stops improving."""
 

@@ -43,6 +43,10 @@ class EvolveOptions:
     folds: int = field(
         default=3, metadata={"help": "ser+ws: parts of the pool, each labelled by a model trained without its groups."}
     )
+    seed_votes: bool = field(
+        default=True,
+        metadata={"help": "ser+ws: the seed's reward model votes, too; else the first labels are the voters' alone."},
+    )
     members: int = field(default=3, metadata={"help": "ensemble: reward models, one seed each."})
     watch_share: float = field(
         default=0.2,
@@ -81,7 +85,7 @@ class EvolveOptions:
             return Ser(self.preset, self.thresholds, self.anchor)
         if self.method == "ensemble":
             return Ensemble(self.members)
-        return SerWs(self.folds, self.budget, self.seed)
+        return SerWs(self.folds, self.budget, self.seed, self.seed_votes)
 
     def trainer(self, n: int) -> RewardConfig:
         """Return how the reward models of iteration n are trained: SER's paper has a hinge from iteration 1 on."""

@@ -17,6 +17,7 @@ from augment.evolve_method import Ground, Method
 from augment.evolve_options import EvolveOptions
 from augment.evolve_run import Folder, steps_of
 from augment.evolve_training import (
+    decided,
     export_kept,
     export_seed,
     held_out_figures,
@@ -97,23 +98,32 @@ class Round:
         return np.stack([rewards_of(model, self.ground.pairs) for model in models])
 
     def _crossfitted(self) -> FloatArray | None:
-        """Return rewards (1, n, 2), those of each part by a model trained on the last labels of the other parts."""
-        if self.n == 1:
+        """Return rewards (1, n, 2), those of each part by a model trained on the last labels of the other parts.
+
+        In iteration 1 that is the seed. A part without gold outside of it is left out: NaN.
+        """
+        if self.n < self.rule.first_vote:
             return None
         parts = group_folds(self.ground.pairs.groups, self.rule.folds)
         if not parts.any():
             raise DataError("all pairs are of one group, so none can be left out of a training; give a group column")
-        rewards = np.empty((1, len(parts), 2))
+        rewards = np.full((1, len(parts), 2), np.nan)
         for k in range(int(parts.max()) + 1):
-            rewards[0, parts == k] = self._rewards_of_part(k, parts == k)
+            if self.n > 1 or decided(self.ground, parts != k):
+                rewards[0, parts == k] = self._rewards_of_part(k, parts == k)
         return rewards
 
     def _rewards_of_part(self, k: int, part: BoolArray) -> FloatArray:
-        home, seed = self.path / "folds" / str(k), self.options.seed
-        self.folder.once(home / "data", lambda: export_kept(home / "data", self.ground, self.history[-1], ~part, seed))
+        home = self.path / "folds" / str(k)
+        self.folder.once(home / "data", lambda: self._export_without(part, home / "data"))
         what = f"iteration {self.n}: training without part {k + 1} of {self.rule.folds}, which it is to label"
         self.folder.training(home / "rm", what, lambda: train(home / "data", self.config, home / "rm"))
         return rewards_of(home / "rm", self.ground.pairs.take(part))
+
+    def _export_without(self, part: BoolArray, out: Path) -> Path:
+        if self.n == 1:
+            return export_seed(out, self.ground, self.options.seed, ~part)
+        return export_kept(out, self.ground, self.history[-1], ~part, self.options.seed)
 
     def _train(self, labels: SelfLabels | None) -> list[Path]:
         kept, ground, seed = self.path / "kept", self.ground, self.options.seed

@@ -26,10 +26,15 @@ def members(folder: Path, n: int) -> list[Path]:
     return [folder / ("rm" if i == 0 else f"rm-{i}") for i in range(n)]
 
 
-def export_seed(out: Path, ground: Ground, seed: int) -> Path:
-    """Write the pairs of the seed, with their gold label."""
-    pairs = ground.pairs.take(ground.seed)
+def export_seed(out: Path, ground: Ground, seed: int, rows: BoolArray | None = None) -> Path:
+    """Write the pairs of the seed, or those of them in `rows` (n,), with their gold label."""
+    pairs = ground.pairs.take(ground.seed if rows is None else ground.seed & rows)
     return export(out, pairs, np.full(len(pairs), np.nan), options=ExportOptions(seed=seed))
+
+
+def decided(ground: Ground, rows: BoolArray) -> bool:
+    """Return whether the seed has a label among `rows` (n,) that is no tie: whether there is something to train on."""
+    return bool((ground.seed & rows & (ground.pairs.gold != 0.5)).any())
 
 
 def export_kept(out: Path, ground: Ground, labels: SelfLabels, rows: BoolArray, seed: int) -> Path:

@@ -23,6 +23,7 @@ class Ensemble:
 
     members: int = 3
     folds: int = 0
+    first_vote: int = 1
     stops_early: bool = True
 
     def label(self, n: int, rewards: FloatArray | None, ground: Ground, history: Sequence[SelfLabels]) -> SelfLabels:  # noqa: ARG002

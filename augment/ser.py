@@ -28,6 +28,7 @@ class Ser:
     """What fixes the constant that rewards leave free."""
     members: int = 1
     folds: int = 0
+    first_vote: int = 1
     stops_early: bool = False
 
     def label(self, n: int, rewards: FloatArray | None, ground: Ground, history: Sequence[SelfLabels]) -> SelfLabels:

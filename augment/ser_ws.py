@@ -17,17 +17,18 @@ from labeling.label_model import LabelModel
 from labeling.votes import Vote, VoteMatrix
 
 FloatArray = npt.NDArray[np.float64]
-RM = "rm"
-"""Name of the reward model among the voters."""
+RM, SEED_RM = "rm", "seed-rm"
+"""Names of reward models among the voters: that of the iteration before, and that of the seed alone."""
 
 
 @dataclass(frozen=True)
 class SerWs:
     """Weak supervision with a reward model in it: soft labels and weights, the pool labelled anew each time.
 
-    Iteration 1 has the votes alone; from 2 on the reward model votes too. It learned from the other voters, so the
-    label model gives it weight on gold only (`LabelModel.self_labels`), where its margins come from models that saw
-    neither that pair nor its group.
+    In iteration 1 the seed's reward model votes beside the others: it learned from gold alone, so it is as good a
+    witness as they are. From 2 on it goes on voting, and so does the reward model of the iteration before. That one
+    learned from the other voters, so the label model gives it weight on gold only (`LabelModel.self_labels`). All
+    margins are of models that saw neither that pair nor its group.
     """
 
     folds: int = 3
@@ -35,16 +36,29 @@ class SerWs:
     """Pairs a training sees: the seed and draws from the surer half of the others (`choose`); None = all of them."""
     seed: int = 0
     """Seed of those draws."""
+    seed_votes: bool = True
+    """Whether the seed's reward model votes; if not, iteration 1 has the labels of the voters alone."""
     members: int = 1
     stops_early: bool = True
 
-    def label(self, n: int, rewards: FloatArray | None, ground: Ground, history: Sequence[SelfLabels]) -> SelfLabels:  # noqa: ARG002
+    @property
+    def first_vote(self) -> int:
+        """The first iteration in which a reward model votes."""
+        return 1 if self.seed_votes else 2
+
+    def label(self, n: int, rewards: FloatArray | None, ground: Ground, history: Sequence[SelfLabels]) -> SelfLabels:
         """Merge all votes into a posterior; a pair's weight is how sure it is, |2 p - 1|."""
         if ground.votes is None:
             raise VotesError("ser+ws needs votes on the pairs; pass voters, or votes of judges")
+        votes: VoteMatrix = ground.votes
+        names: list[str] = []
         margin = np.full(len(ground.pairs), np.nan) if rewards is None else rewards[0, :, 0] - rewards[0, :, 1]
-        votes = ground.votes if rewards is None else beside(ground.votes, RM, margin)
-        model = LabelModel([] if rewards is None else [RM]).fit(votes, ground.pairs.gold)
+        witness = margin if n == 1 else history[0].margin
+        if not np.isnan(witness).all():
+            votes = beside(votes, SEED_RM, witness)
+        if n > 1 and rewards is not None:
+            votes, names = beside(votes, RM, margin), [RM]
+        model = LabelModel(names).fit(votes, ground.pairs.gold)
         p_a = model.posterior(votes)
         kept = ground.pool & (p_a != 0.5)
         if self.budget is not None:
@@ -61,7 +75,8 @@ class SerWs:
             iteration=np.where(kept, n, 0).astype(np.int32),
             facts={
                 "structure": model.structure_,
-                "rm_weight": float(model.weights_[votes.names.index(RM)]) if RM in votes.names else None,
+                "rm_weight": _weight(model, votes, RM),
+                "seed_rm_weight": _weight(model, votes, SEED_RM),
                 "calibration": found,
             },
         )
@@ -82,7 +97,6 @@ def beside(votes: VoteMatrix, name: str, margin: FloatArray) -> VoteMatrix:
     )
 
 
-def standardised(rewards: FloatArray) -> FloatArray:
-    """Return rewards (n, 2) divided by the root mean square of their margins: models of different folds alike."""
-    size = float(np.sqrt(np.mean((rewards[:, 0] - rewards[:, 1]) ** 2)))
-    return rewards / size if size > 0 else rewards
+def _weight(model: LabelModel, votes: VoteMatrix, name: str) -> float | None:
+    """Return the log-odds a vote of this voter alone adds; None where it did not vote."""
+    return float(model.weights_[votes.names.index(name)]) if name in votes.names else None

@@ -44,9 +44,7 @@ DATA = ROOT.parent / "shared" / "data" / "pandalm.parquet"
 OUT = ROOT / "data" / "bench" / "align.json"
 
 REWARD = RewardConfig(model="minilm", learning_rate=5e-5, head_learning_rate=1e-3, max_steps=16, max_length=256)
-POLICY = PolicyConfig(
-    learning_rate=2e-4, batch_size=4, gradient_accumulation=1, lora_rank=16, max_length=256, bf16=True
-)
+POLICY = PolicyConfig(learning_rate=2e-4, batch_size=4, gradient_accumulation=1, lora_rank=16, max_length=256)
 ANSWERS = Sampling(temperature=1.0, max_tokens=32)
 DPO_STEPS, GRPO_STEPS = (16,), (10,)
 N_POOL, N_OPPONENTS, N_ALIGNED = 8, 4, 4

@@ -1,7 +1,6 @@
 """Does self-improvement improve anything? SER, ser+ws and their controls on held-out groups, with few labels visible.
 
 python benchmarks/evolve.py run --data ukp_convincing --gold 150 50 --seeds 0 1 2 3 4
-python benchmarks/evolve.py harvest --data ukp_convincing --gold 150 50 # rows of loops that are not finished
 python benchmarks/evolve.py left --data ukp_convincing --gold 150 50    # what is not measured yet
 python benchmarks/evolve.py table                                       # writes the tables of docs/evolve.md
 python benchmarks/evolve.py plot                                        # draws docs/evolve.png
@@ -19,7 +18,8 @@ ser+ws          the default method, at most two iterations of two parts; the rew
 oracle          the pairs that reward model trained on, with their true labels
 full            all labels of the pool, 60 steps: 960 of them are seen
 
-Two runs can share the work, each with numbers of labels of its own; `--without ARM` leaves an arm out.
+Two runs can share the work, each with seeds or numbers of labels of its own; `--arms` measures some arms only. Under
+--work a cell's models are kept, some 2 GB each.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from augment.evolve_controls import Effort, control
 from augment.evolve_ground import lay_out
 from augment.evolve_options import EvolveOptions
 from augment.evolve_run import claim, steps_of
-from augment.evolve_training import held_out_figures, train
+from augment.evolve_training import export_seed, held_out_figures, train
 from augment.export import ExportOptions, export
 from augment.self_labels import read_self_labels
 from labeling import read_pairs, split_by_group
@@ -56,10 +57,16 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "data" / "bench" / "evolve.json"
 SETS = ("ukp_convincing", "hh_harmless")
 GOLD = (150, 50, 450, 0.15)
-ARMS = ("gold only", "equal steps", "SER, paper", "SER, as released", "weak only", "ser+ws", "oracle", "full")
+ARMS = ("gold only", "SER, paper", "equal steps", "full", "weak only", "ser+ws", "oracle", "SER, as released")
 STEPS = 60
 BASE = "gold only"
 """The arm that gains are measured against, seed by seed."""
+LOOPS: dict[str, dict[str, Any]] = {
+    "SER, paper": {"method": "ser", "preset": "paper"},
+    "SER, as released": {"method": "ser", "preset": "as_released"},
+    "weak only": {"method": "ser+ws", "iterations": 1, "seed_votes": False},
+    "ser+ws": {"method": "ser+ws", "iterations": 2, "folds": 2},
+}
 LABEL_FIGURES = (
     "label_accuracy", "label_ece", "trained_accuracy", "kept_share", "length_drift", "reward_length_correlation",
     "consistency_rate", "alarms",
@@ -85,8 +92,8 @@ def left(data: str, golds: Sequence[float], seeds: Sequence[int]) -> Iterator[tu
 class Cell:
     """All arms of one set, number of labels and seed; each is measured once."""
 
-    def __init__(self, data: str, gold: float, seed: int, work: Path, without: Sequence[str] = ()) -> None:
-        self.data, self.gold, self.seed, self.without = data, gold, seed, without
+    def __init__(self, data: str, gold: float, seed: int, work: Path) -> None:
+        self.data, self.gold, self.seed = data, gold, seed
         self.home = work / f"{data}-{gold:g}-{seed}"
         self.shared = work / f"{data}-full-{seed}"
         pairs = read_pairs(ROOT.parent / "shared" / "data" / f"{data}.parquet", on_bad_rows="drop")
@@ -98,79 +105,76 @@ class Cell:
         self.config = replace(REWARD_CONFIG, max_steps=STEPS)
         self.options = EvolveOptions(config=self.config, gold=gold, seed=seed, watch_share=0.0)
 
-    def run(self) -> None:
-        names = {arm for gold, seed, arm in left(self.data, [self.gold], [self.seed])}
-        if not names - set(self.without):
-            return
-        ours = self.loop("ser+ws", replace(self.options, method="ser+ws", iterations=2, folds=2))
-        self.harvest()
-        self.note("ser+ws", self.row(ours, ours.best))
-        paper = self.loop("SER, paper", replace(self.options, method="ser", preset="paper"), ours)
-        self.note("SER, paper", self.row(paper, paper.best))
-        chain = [paper.path / f"iteration-{i}" / "rm" for i in range(paper.best + 1)]
-        self.control("equal steps", "equal-steps", paper, paper.best, steps_of(chain))
-        self.control("oracle", "oracle", ours, ours.best, 0)
-        if "SER, as released" not in self.without:
-            released = self.loop("SER, as released", replace(self.options, method="ser", preset="as_released"), ours)
-            self.note("SER, as released", self.row(released, released.best))
-        self.full()
-        shutil.rmtree(self.home)
+    def run(self, arms: Sequence[str]) -> None:
+        """Measure these arms, in the order in which they need one another; models that others start from are kept."""
+        known = rows()
+        for arm in (arm for arm in ARMS if arm in arms and key(self.data, self.gold, self.seed, arm) not in known):
+            with self.clock(arm):
+                self.note(arm, self.measure(arm))
 
-    def harvest(self) -> None:
-        """Note what a loop that is not finished has measured already."""
-        figures = [self.home / "ser+ws" / f"iteration-{n}" / "figures.json" for n in (0, 1)]
-        for arm, path in zip((BASE, "weak only"), figures, strict=True):
-            if path.is_file():
-                row = json.loads(path.read_text())
-                each = {name: row[name] for name in LABEL_FIGURES if name in row}
-                self.note(arm, self.figures(row) | {"iteration": row["iteration"]} | each)
+    def measure(self, arm: str) -> dict[str, Any]:
+        if arm == BASE:
+            return self.figures(held_out_figures([self.first / "rm"], self.test))
+        if arm == "equal steps":
+            paper = self.loop("SER, paper")
+            chain = [paper.path / f"iteration-{i}" / "rm" for i in range(paper.best + 1)]
+            return self.control(arm, "equal-steps", paper, steps_of(chain))
+        if arm == "oracle":
+            return self.control(arm, "oracle", self.loop("ser+ws"), 0)
+        return self.full() if arm == "full" else self.row(self.loop(arm))
 
-    def loop(self, arm: str, options: EvolveOptions, first: Evolved | None = None) -> Evolved:
-        """Run a loop; the reward model of its seed, the same in all of them, is taken from another."""
+    @cached_property
+    def first(self) -> Path:
+        """Where all loops start: the reward model of the seed's labels."""
+        home = self.home / "first"
+        ground = lay_out(self.pairs, replace(self.options, method="ser"), None, None)
+        if not (home / "kept").exists():
+            export_seed(home / "kept", ground, self.seed)
+        if not (home / "rm").exists():
+            train(home / "kept", self.options.trainer(0), home / "rm")
+        return home
+
+    def loop(self, arm: str) -> Evolved:
+        """Run a loop, or go on with it; the reward model of its seed is the same in all of them."""
+        options = replace(self.options, **LOOPS[arm])
         out = self.home / arm.replace(", ", "-").replace(" ", "-")
         ground = lay_out(self.pairs, options, None, None)
         claim(out, stated(self.pairs, options, self.test, ground.votes), resume=True)
         for name in ("kept", "rm"):
             there = out / "iteration-0" / name
-            if first is not None and not there.exists():
-                shutil.copytree(first.path / "iteration-0" / name, there.with_name(f".{name}.part"))
+            if not there.exists():
+                shutil.copytree(self.first / name, there.with_name(f".{name}.part"))
                 there.with_name(f".{name}.part").rename(there)
-        with self.clock(arm):
-            return evolve(self.pairs, out, options, test=self.test, resume=True)
+        return evolve(self.pairs, out, options, test=self.test, resume=True)
 
-    def row(self, found: Evolved, n: int) -> dict[str, Any]:
-        """Return the figures of iteration n."""
-        row = found.rows[n]
+    def row(self, found: Evolved) -> dict[str, Any]:
+        """Return the figures of the iteration to use."""
+        row = found.rows[found.best]
         each = {name: row[name] for name in LABEL_FIGURES if name in row}
-        return self.figures(row) | {"iteration": n, "stopped": found.stopped, "ledger": found.rows} | each
+        return self.figures(row) | {"iteration": found.best, "stopped": found.stopped, "ledger": found.rows} | each
 
-    def control(self, arm: str, name: Any, found: Evolved, n: int, steps: int) -> None:
-        if key(self.data, self.gold, self.seed, arm) in rows():
-            return
-        home = self.home / arm.replace(" ", "-")
+    def control(self, arm: str, name: Any, found: Evolved, steps: int) -> dict[str, Any]:
+        home, n = self.home / arm.replace(" ", "-"), found.best
         options = replace(self.options, method="ser+ws")
         ground = lay_out(self.pairs, replace(options, method="ser"), None, None)
         labels = read_self_labels(found.path / f"iteration-{max(n, 1)}" / "self_labels.parquet", ground.pairs.pair_ids)
         effort = Effort(labels, options.trainer(n), steps, n)
         data, config = control(name, effort, ground, home / "data", self.seed)
-        with self.clock(arm):
-            if not (home / "rm").is_dir():
-                train(data, config, home / "rm")
-            self.note(arm, self.figures(held_out_figures([home / "rm"], self.test)) | {"steps": config.max_steps})
+        if not (home / "rm").is_dir():
+            train(data, config, home / "rm")
+        return self.figures(held_out_figures([home / "rm"], self.test)) | {"steps": config.max_steps}
 
-    def full(self) -> None:
+    def full(self) -> dict[str, Any]:
         """All labels: the same whatever is visible, so it is trained once a seed."""
         for known, row in rows().items():
             if known.startswith(f"{self.data} ") and known.endswith(f"seed={self.seed} full"):
-                self.note("full", row)
-                return
-        data = self.shared / "data"
+                return dict(row)
         labelled = self.pairs.take(~np.isnan(self.pairs.gold))
-        export(data, labelled, labelled.gold, options=ExportOptions(seed=self.seed))
-        with self.clock("full"):
-            train(data, replace(self.config, seed=self.seed), self.shared / "rm")
-        self.note("full", self.figures(held_out_figures([self.shared / "rm"], self.test)))
+        export(self.shared / "data", labelled, labelled.gold, options=ExportOptions(seed=self.seed))
+        train(self.shared / "data", replace(self.config, seed=self.seed), self.shared / "rm")
+        row = self.figures(held_out_figures([self.shared / "rm"], self.test))
         shutil.rmtree(self.shared)
+        return row
 
     def figures(self, row: dict[str, Any]) -> dict[str, Any]:
         return {name: row[f"test_{name}"] for name in ("n", "accuracy", "log_loss", "ece")}
@@ -299,11 +303,11 @@ def plot(known: dict[str, Any], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "harvest", "left", "table", "plot"])
+    parser.add_argument("what", choices=["run", "left", "table", "plot"])
     parser.add_argument("--data", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--gold", nargs="+", type=float, default=list(GOLD))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--without", nargs="+", default=[], choices=ARMS, help="arms to leave out")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "evolve-bench")
     options = parser.parse_args(argv)
     golds = [int(gold) if gold >= 1 else gold for gold in options.gold]
@@ -323,8 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for data in options.data:
             for seed in options.seeds:
                 for gold in golds:
-                    cell = Cell(data, gold, seed, options.work, options.without)
-                    cell.harvest() if options.what == "harvest" else cell.run()
+                    Cell(data, gold, seed, options.work).run(options.arms)
     return 0
 
 

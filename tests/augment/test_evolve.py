@@ -117,14 +117,40 @@ def test_weak_supervision_crossfits_and_removes_the_models_of_the_parts(pairs, o
     known, test = pairs
     found = evolve(known, tmp_path / "run", replace(options, controls=("equal-steps", "random")), test=test)
     first = exported(tmp_path / "run" / "iteration-1" / "kept")
-    assert set(first["origin"]) == {"gold", "weak"}
+    assert set(first["origin"]) == {"gold", "self"}
     assert not list((tmp_path / "run").rglob("folds"))
-    labels = pq.read_table(tmp_path / "run" / "iteration-2" / "self_labels.parquet")
-    assert labels["margin"].null_count == 0
-    assert found.rows[2]["watched_n"] == found.rows[0]["seed"] == 16
+    for n in (1, 2):
+        labels = pq.read_table(tmp_path / "run" / f"iteration-{n}" / "self_labels.parquet")
+        assert labels["margin"].null_count == 0
+        assert found.rows[n]["watched_n"] == found.rows[0]["seed"] == 16
+    assert (found.rows[1]["facts"]["seed_rm_weight"] is None, found.rows[1]["facts"]["rm_weight"]) == (False, None)
+    assert None not in (found.rows[2]["facts"]["seed_rm_weight"], found.rows[2]["facts"]["rm_weight"])
     assert found.rows[1]["controls"]["equal-steps"]["steps"] == 4  # two for the seed's model, two for the next
     assert found.rows[1]["controls"]["random"]["steps"] == 2
     assert found.rows[1]["held_out_log_loss"] == found.rows[1]["facts"]["calibration"]["log_loss"]
+
+
+@pytest.mark.slow
+def test_without_the_seeds_vote_the_first_labels_are_the_voters_alone(pairs, options, tmp_path):
+    found = evolve(pairs[0], tmp_path / "run", replace(options, seed_votes=False))
+    first = exported(tmp_path / "run" / "iteration-1" / "kept")
+    assert set(first["origin"]) == {"gold", "weak"}
+    labels = [pq.read_table(tmp_path / "run" / f"iteration-{n}" / "self_labels.parquet") for n in (1, 2)]
+    assert [table["margin"].null_count for table in labels] == [len(pairs[0]), 0]
+    assert [row["facts"].get("seed_rm_weight") for row in found.rows[1:]] == [None, None]
+
+
+@pytest.mark.slow
+def test_a_part_without_gold_outside_of_it_is_not_labelled_by_the_seed(pairs, options, tmp_path):
+    """All gold is of one group: no model can be trained without the part it lies in."""
+    known = pairs[0]
+    group = next(g for g in known.groups if known.gold[known.groups == g].tolist() in ([0.0, 1.0], [1.0, 0.0]))
+    gold = np.where(known.groups == group, known.gold, np.nan)
+    evolve(known.with_gold(gold), tmp_path / "run", replace(options, gold=None, iterations=1))
+    labels = pq.read_table(tmp_path / "run" / "iteration-1" / "self_labels.parquet").to_pandas()
+    unlabelled = known.groups[labels["margin"].isna().to_numpy()]
+    assert group in unlabelled
+    assert 0 < len(unlabelled) < len(known)
 
 
 @pytest.mark.slow
@@ -146,8 +172,10 @@ def test_the_model_that_labels_a_pair_was_not_trained_on_its_group(pairs, option
     monkeypatch.setattr(evolve_round, "rewards_of", rewards_of)
     evolve(pairs[0], tmp_path / "run", options)
     parts = [model for model in scored if "folds" in model.parts]
-    assert len(parts) == 2
-    assert set().union(*(scored[model] for model in parts)) == set(pairs[0].questions.to_pylist())
+    assert len(parts) == 4
+    for n in (1, 2):
+        those = [scored[model] for model in parts if f"iteration-{n}" in model.parts]
+        assert set().union(*those) == set(pairs[0].questions.to_pylist())
     assert not any(scored[model] & trained[model] for model in parts)
 
 
@@ -235,7 +263,7 @@ def test_what_cannot_be_run_is_named_before_anything_is_written(pairs, options, 
 def test_a_dry_run_counts_pairs_and_trainings_and_writes_nothing(pairs, options):
     found = plan(pairs[0], replace(options, controls=("oracle",)), test=pairs[1])
     assert (found.seed, found.watched, found.pool) == (16, 0, len(pairs[0]) - 16)
-    assert found.trainings == 1 + (1 + 1) + (1 + 1 + 2)
+    assert found.trainings == 1 + 2 * (1 + 1 + 2)
     assert found.steps == 2 * found.trainings
     watched = plan(pairs[0], replace(options, method="ser"), test=pairs[1])
     assert watched.watched > 0
@@ -248,7 +276,7 @@ def test_the_command_says_what_it_would_do(tmp_path, capsys):
     assert main([*run, "--seed-share", "0.3", "--max-steps", "5", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "14 pairs of the seed train" in said
-    assert "at most 10 trainings of 5 steps, 50 steps together" in said
+    assert "at most 13 trainings of 5 steps, 65 steps together" in said
     assert not (tmp_path / "run").exists()
     assert main([*run, "--gold", "5", "--seed-share", "0.3"]) == 2
     assert "pass one of them" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from augment.evolve_method import Ground
 from augment.evolve_training import within_budget
 from augment.rm_ensemble import Ensemble
 from augment.self_labels import read_self_labels, write_self_labels
-from augment.ser_ws import RM, SerWs, beside
+from augment.ser_ws import RM, SEED_RM, SerWs, beside
 from labeling.errors import DataError, VotesError
 from labeling.votes import VoteMatrix
 from rm.config import RewardConfig
@@ -66,11 +66,27 @@ def test_a_reward_model_that_is_right_on_gold_moves_the_posterior_and_one_that_i
     assert good.facts["rm_weight"] > 1 > 0.3 > abs(noise.facts["rm_weight"])
 
 
+def test_the_seeds_reward_model_is_believed_where_it_agrees_with_the_voters_and_goes_on_voting(ground):
+    """It learned from gold alone, so agreement says something: it has weight without a single label on these pairs."""
+    rng = np.random.default_rng(3)
+    side = np.where(ground.true == 1, 1.0, -1.0)
+    margin = rewards(side * np.where(rng.random(N) < 0.85, 1.0, -1.0) * 2)
+    unlabelled = replace(ground, pairs=ground.pairs.with_gold(np.full(N, np.nan)))
+    first = SerWs().label(1, margin, unlabelled, [])
+    assert first.facts["seed_rm_weight"] > 0.5
+    assert first.facts["rm_weight"] is None
+    second = SerWs().label(2, rewards(np.random.default_rng(4).normal(size=N)), unlabelled, [first])
+    assert second.facts["seed_rm_weight"] > 0.5
+    assert second.facts["rm_weight"] == pytest.approx(0, abs=1e-9)
+    assert SEED_RM not in ground.votes.names
+
+
 def test_agreement_with_the_voters_it_learned_from_earns_a_reward_model_nothing(ground):
     """It repeats their majority on the pool and guesses on the seed, where it was not trained on the labels."""
     copied = np.where((ground.votes.votes == 0).sum(axis=1) >= 2, 3.0, -3.0)
     guesses = np.random.default_rng(2).choice([-3.0, 3.0], N)
-    looped = SerWs().label(2, rewards(np.where(ground.seed, guesses, copied)), ground, [])
+    alone = SerWs().label(1, None, ground, [])
+    looped = SerWs().label(2, rewards(np.where(ground.seed, guesses, copied)), ground, [alone])
     assert abs(looped.facts["rm_weight"]) < 0.3
 
 
@@ -88,7 +104,7 @@ def test_hidden_labels_change_no_label(ground):
     other = replace(ground, true=np.where(ground.seed, ground.true, 1 - ground.true))
     margin = rewards(np.linspace(-2, 2, N))
     for method in (SerWs(), Ensemble(1)):
-        first, second = (method.label(2, margin, each, []) for each in (ground, other))
+        first, second = (method.label(1, margin, each, []) for each in (ground, other))
         assert (first.p_a == second.p_a).all()
 
 
