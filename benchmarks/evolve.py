@@ -2,7 +2,7 @@
 
 python benchmarks/evolve.py run --data ukp_convincing --gold 150 50 --seeds 0 1 2 3 4
 python benchmarks/evolve.py left --data ukp_convincing --gold 150 50    # what is not measured yet
-python benchmarks/evolve.py table                                       # writes the tables of docs/evolve.md
+python benchmarks/evolve.py table                                       # the tables of docs/evolve.md and README.md
 python benchmarks/evolve.py plot                                        # draws docs/evolve.png
 
 Reads ../shared/data. Every row goes into data/bench/evolve.json when it is there, and is not measured again: the run
@@ -28,6 +28,7 @@ import argparse
 import fcntl
 import json
 import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -180,7 +181,9 @@ class Cell:
         return {name: row[f"test_{name}"] for name in ("n", "accuracy", "log_loss", "ece")}
 
     def note(self, arm: str, row: dict[str, Any]) -> None:
-        with OUT.parent.joinpath(".evolve.lock").open("w") as lock:  # another run may write its rows, too
+        with (Path(tempfile.gettempdir()) / "evolve-rows.lock").open(
+            "w"
+        ) as lock:  # another run may write its rows, too
             fcntl.flock(lock, fcntl.LOCK_EX)
             known = rows()
             known.setdefault(key(self.data, self.gold, self.seed, arm), row)
@@ -239,8 +242,49 @@ def _cells(known: dict[str, Any], data: str, gold: float, arm: str) -> str:
     base = [known[key(data, gold, seed, BASE)] for seed in seeds]
     accuracy, loss, error = (np.mean([row[name] for row in each]) for name in ("accuracy", "log_loss", "ece"))
     gain, half = spread([100 * (row["accuracy"] - other["accuracy"]) for row, other in zip(each, base, strict=True)])
-    interval = "" if np.isnan(half) else f" [{gain - half:+.1f}, {gain + half:+.1f}]"
-    return f"{accuracy:.3f} / {loss:.3f} / {error:.3f} ({len(seeds)}) | {gain:+.1f}{interval}"
+    return f"{accuracy:.3f} / {loss:.3f} / {error:.3f} ({len(seeds)}) | {gain:+.1f}{_interval(gain, half)}"
+
+
+def against(known: dict[str, Any], data: str) -> str:
+    """Return how far ser+ws is ahead of every other arm, in points of accuracy, seed by seed; and of the gap to all."""
+    golds = sizes(known, data)
+    if not golds:
+        return "(not measured yet)"
+    lines = [
+        "| ser+ws less | " + " | ".join(f"{label(gold)}, points [95 % over seeds] (seeds)" for gold in golds) + " |"
+    ]
+    lines += ["|---" * (len(golds) + 1) + "|"]
+    others = [arm for arm in ARMS if arm not in ("ser+ws", "oracle")]
+    lines += [f"| {arm} | " + " | ".join(_lead(known, data, gold, arm) for gold in golds) + " |" for arm in others]
+    lines += ["| gold only, beside full less gold only | "]
+    lines[-1] += " | ".join(_closed(known, data, gold) for gold in golds) + " |"
+    return "\n".join(lines)
+
+
+def _lead(known: dict[str, Any], data: str, gold: float, arm: str) -> str:
+    ours, theirs = _both(known, data, gold, "ser+ws", arm)
+    if not len(ours):
+        return "-"
+    lead, half = spread(100 * (ours - theirs))
+    return f"{lead:+.1f}{_interval(lead, half)} ({len(ours)})"
+
+
+def _closed(known: dict[str, Any], data: str, gold: float) -> str:
+    ours, base, full = _both(known, data, gold, "ser+ws", BASE, "full")
+    if not len(ours):
+        return "-"
+    gap, half = spread(100 * (full - base))
+    return f"{100 * (ours - base).mean():+.1f} of {gap:+.1f}{_interval(gap, half)} ({len(ours)})"
+
+
+def _both(known: dict[str, Any], data: str, gold: float, *arms: str) -> list[Any]:
+    """Return the accuracies of some arms on the seeds on which all are measured."""
+    seeds = [s for s in measured(known, data, gold, arms[0]) if all(key(data, gold, s, arm) in known for arm in arms)]
+    return [np.array([known[key(data, gold, seed, arm)]["accuracy"] for seed in seeds]) for arm in arms]
+
+
+def _interval(mean: float, half: float) -> str:
+    return "" if np.isnan(half) else f" [{mean - half:+.1f}, {mean + half:+.1f}]"
 
 
 def labels_table(known: dict[str, Any], data: str) -> str:
@@ -270,16 +314,18 @@ def _label_cells(found: Sequence[dict[str, Any]]) -> str:
 def tables() -> dict[str, str]:
     """Return the tables of docs/evolve.md by name."""
     known = rows()
-    return {data: table(known, data) for data in SETS} | {f"{data}-labels": labels_table(known, data) for data in SETS}
+    made = {"": table, "-against": against, "-labels": labels_table}
+    return {f"{data}{suffix}": make(known, data) for data in SETS for suffix, make in made.items()}
 
 
 def write_tables(path: Path) -> None:
-    """Put the tables between their marks in a Markdown file."""
+    """Put the tables between their marks in a Markdown file that has them."""
     text = path.read_text(encoding="utf-8")
     for name, made in tables().items():
         begin, end = f"<!-- table:{name} -->\n", "\n<!-- /table -->"
-        head, rest = text.split(begin)
-        text = head + begin + made + end + rest.split(end, 1)[1]
+        head, found, rest = text.partition(begin)
+        if found:
+            text = head + begin + made + end + rest.split(end, 1)[1]
     path.write_text(text, encoding="utf-8")
 
 
@@ -312,7 +358,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     golds = [int(gold) if gold >= 1 else gold for gold in options.gold]
     if options.what == "table":
-        write_tables(ROOT / "docs" / "evolve.md")
+        for path in (ROOT / "docs" / "evolve.md", ROOT / "README.md"):
+            write_tables(path)
         return 0
     if options.what == "plot":
         plot(rows(), ROOT / "docs" / "evolve.png")
