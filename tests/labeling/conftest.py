@@ -14,6 +14,8 @@ import pytest
 from labeling.chat_tokens import check_lengths
 from labeling.llm import Completion, Conversation, FloatArray, Sampling
 from labeling.pairs import SCHEMA, Pairs, pair_id
+from labeling.vote_rows import VoteRows
+from labeling.votes import VoteMatrix
 
 WORDS = ("yes", "no", "why?", "perhaps", "42", "sorry", "**bold**", "naïve", "数", "🙂")
 
@@ -104,3 +106,64 @@ def _pairs_of(rows: Sequence[tuple[str, str, str, float | None]]) -> Pairs:
 @pytest.fixture(scope="session")
 def pairs_of() -> Callable[..., Pairs]:
     return _pairs_of
+
+
+def _simulate(n=400, accuracies=(0.8, 0.7, 0.65, 0.6, 0.5), coverage=0.8, margins=False, seed=0, groups=4):
+    """Voters, named out of order, independent given the preference; with margins they lean further when right."""
+    rng = np.random.default_rng(seed)
+    gold = rng.integers(0, 2, n).astype(float)
+    m = len(accuracies)
+    right = rng.random((n, m)) < np.array(accuracies)
+    vote = np.where(right, 1 - gold[:, None], gold[:, None]).astype(np.int8)
+    size = np.where(right, rng.gamma(4, 1, (n, m)), rng.gamma(2, 1, (n, m)))
+    margin = np.where(vote == 0, size, -size).astype(np.float32)
+    silent = rng.random((n, m)) > coverage
+    vote[silent] = -1
+    margin[silent | (not margins)] = np.nan
+    names = tuple(f"{'vw'[j // 10]}{(7 * j + 3) % 10}" for j in range(m))
+    ids = np.array([f"p{i}" for i in range(n)])
+    return VoteMatrix(vote, margin, names, ids, np.array([f"g{i // groups}" for i in range(n)])), gold
+
+
+@pytest.fixture(scope="session")
+def simulate():
+    return _simulate
+
+
+def _some_gold(gold, n_gold, seed=0):
+    """Labels (n,) of which all but some are unknown."""
+    labels = np.full(len(gold), np.nan)
+    rows = np.random.default_rng(seed).choice(len(gold), n_gold, replace=False)
+    labels[rows] = gold[rows]
+    return labels
+
+
+@pytest.fixture(scope="session")
+def some_gold():
+    return _some_gold
+
+
+def _coins(accuracies, n=10_000, seed=0):
+    """Signs (n, m) of voters that err independently, and the preference (n,)."""
+    rng = np.random.default_rng(seed)
+    y = rng.choice([-1, 1], n)
+    right = rng.random((n, len(accuracies))) < np.array(accuracies)
+    return np.where(right, y[:, None], -y[:, None]).astype(np.int8), y
+
+
+@pytest.fixture(scope="session")
+def coins():
+    return _coins
+
+
+def _rows_of(signs, scores=None):
+    """Distinct rows, counted; rows with scores as they are."""
+    if scores is not None:
+        return VoteRows(signs, scores, np.ones(len(signs)))
+    distinct, counts = np.unique(signs, axis=0, return_counts=True)
+    return VoteRows(distinct, np.zeros(distinct.shape), counts.astype(float))
+
+
+@pytest.fixture(scope="session")
+def rows_of():
+    return _rows_of

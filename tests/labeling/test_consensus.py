@@ -10,24 +10,15 @@ import pytest
 from scipy.special import expit, logit
 from scipy.stats import multivariate_normal
 
-from labeling.consensus import Consensus, answered, learn_consensus
+from labeling.consensus import answered, learn_consensus
 from labeling.copies import agreement, candidate_blocks, common_factor
 from labeling.latent_class import LatentClass, Structure, unpack
 from labeling.metrics import log_loss
 from labeling.misfit import misfit, unexplained
-from labeling.sample import Sample
 from labeling.shared_factor import SharedFactor, fit_shared_factor, improved
 from labeling.structure_search import N_STRENGTHS, vote_table
 from labeling.vote_rows import VoteRows
-from labeling.voter_facts import FEW_VOTES, in_words, voter_facts
-
-
-def coins(accuracies, n=10_000, seed=0):
-    """Signs (n, m) of voters that err independently, and the preference (n,)."""
-    rng = np.random.default_rng(seed)
-    y = rng.choice([-1, 1], n)
-    right = rng.random((n, len(accuracies))) < np.array(accuracies)
-    return np.where(right, y[:, None], -y[:, None]).astype(np.int8), y
+from labeling.voter_facts import in_words
 
 
 def copied(signs, copies, fidelity, seed=100):
@@ -38,14 +29,6 @@ def copied(signs, copies, fidelity, seed=100):
     for j, k in copies.items():
         signs[:, j] = np.where(rng.random(len(signs)) < fidelity, source[k], -source[k])
     return signs
-
-
-def rows_of(signs, scores=None):
-    """Distinct rows, counted; rows with scores as they are."""
-    if scores is not None:
-        return VoteRows(signs, scores, np.ones(len(signs)))
-    distinct, counts = np.unique(signs, axis=0, return_counts=True)
-    return VoteRows(distinct, np.zeros(distinct.shape), counts.astype(float))
 
 
 TEN = np.linspace(0.6, 0.77, 10)
@@ -79,7 +62,7 @@ def test_the_common_factor_of_a_rank_one_matrix_is_found_whatever_a_few_pairs_of
     [{0: 0, 1: 0}, {2: 2, 5: 2, 9: 2}, {1: 1, 3: 1, 6: 6, 8: 6}, {0: 0, 1: 0, 2: 0, 3: 0}],
     ids=["two", "three", "two pairs", "four"],
 )
-def test_copies_are_found_exactly(copies, fidelity):
+def test_copies_are_found_exactly(copies, fidelity, coins, rows_of):
     signs = copied(coins(TEN)[0], copies, fidelity)
     model = learn_consensus(rows_of(signs)).model
     groups = {k: tuple(sorted(j for j in copies if copies[j] == k)) for k in copies.values()}
@@ -88,7 +71,7 @@ def test_copies_are_found_exactly(copies, fidelity):
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("coverage", [1.0, 0.3])
-def test_voters_that_err_independently_are_never_taken_for_copies(seed, coverage):
+def test_voters_that_err_independently_are_never_taken_for_copies(seed, coverage, coins, rows_of):
     signs, _ = coins(TEN, seed=seed)
     signs[np.random.default_rng(seed).random(signs.shape) >= coverage] = 0
     consensus = learn_consensus(rows_of(signs))
@@ -98,7 +81,7 @@ def test_voters_that_err_independently_are_never_taken_for_copies(seed, coverage
 
 
 @pytest.mark.parametrize("accuracy_of_source", [0.55, 0.62, 0.7])
-def test_five_copies_among_ten_are_one_voter_and_not_the_preference(accuracy_of_source):
+def test_five_copies_among_ten_are_one_voter_and_not_the_preference(accuracy_of_source, coins, rows_of):
     signs, y = coins([accuracy_of_source, 0.5, 0.5, 0.5, 0.5, *np.linspace(0.6, 0.75, 5)], seed=3)
     signs = copied(signs, dict.fromkeys(range(5), 0), 0.95)
     consensus = learn_consensus(rows_of(signs))
@@ -109,7 +92,7 @@ def test_five_copies_among_ten_are_one_voter_and_not_the_preference(accuracy_of_
     assert (np.sign(consensus.log_odds(signs, None)[0]) == y).mean() > 0.75
 
 
-def test_copies_counted_once_are_as_good_as_the_truth():
+def test_copies_counted_once_are_as_good_as_the_truth(coins, rows_of):
     signs, y = coins(TEN)
     signs = copied(signs, {0: 0, 1: 0, 2: 0, 3: 0}, 0.95)
     about = signs[:, :4].sum(axis=1) * logit(0.95)
@@ -120,12 +103,12 @@ def test_copies_counted_once_are_as_good_as_the_truth():
     assert log_loss(expit(signs @ logit(TEN)), gold) > log_loss(expit(oracle), gold) + 0.05
 
 
-def test_fewer_than_four_voters_cannot_be_grouped():
+def test_fewer_than_four_voters_cannot_be_grouped(coins):
     signs, _ = coins([0.6, 0.6, 0.6])
     assert candidate_blocks(np.repeat(signs[:, :1], 3, axis=1).astype(float), np.ones(len(signs))) == []
 
 
-def test_voters_that_lean_to_one_position_are_not_copies_for_that():
+def test_voters_that_lean_to_one_position_are_not_copies_for_that(coins, rows_of):
     rng = np.random.default_rng(0)
     signs, _ = coins([0.65] * 8)
     signs[:, :4] = np.where(rng.random((10_000, 4)) < 0.6, 1, signs[:, :4])
@@ -134,7 +117,7 @@ def test_voters_that_lean_to_one_position_are_not_copies_for_that():
     assert learn_consensus(rows_of(signs)).model.structure.blocks == ()
 
 
-def test_pairs_of_differing_difficulty_are_recognised():
+def test_pairs_of_differing_difficulty_are_recognised(rows_of):
     rng = np.random.default_rng(0)
     y, scale = rng.choice([-1, 1], 10_000), np.exp(rng.normal(0, 1, 10_000))
     weights = logit(np.linspace(0.55, 0.8, 10))
@@ -152,7 +135,7 @@ def with_strengths(slope, n=6000, seed=0):
     return signs.astype(np.int8), signs * size, y
 
 
-def test_a_vote_weighs_more_the_larger_its_margin():
+def test_a_vote_weighs_more_the_larger_its_margin(rows_of):
     signs, scores, _ = with_strengths([0.8] * 6)
     consensus = learn_consensus(rows_of(signs, scores))
     p = unpack(consensus.model.structure, consensus.model.vector)
@@ -162,7 +145,7 @@ def test_a_vote_weighs_more_the_larger_its_margin():
     assert 0 < small + 0.8 < large
 
 
-def test_larger_margins_may_not_say_the_opposite_of_smaller_ones():
+def test_larger_margins_may_not_say_the_opposite_of_smaller_ones(rows_of):
     signs, scores, _ = with_strengths([0.8, 0.8, 0.8, 0.8, 0.8, -1.0])
     model = learn_consensus(rows_of(signs, scores)).model
     assert model.structure.sloped == (0, 1, 2, 3, 4)
@@ -235,7 +218,7 @@ def test_a_confounder_is_told_from_the_preference():
     assert excess < 0.002
 
 
-def test_margins_of_a_confounder_are_modelled_as_such_and_strengths_of_independent_voters_are_not():
+def test_margins_of_a_confounder_are_modelled_as_such_and_strengths_of_independent_voters_are_not(rows_of):
     scores, _ = margins_of(SharedFactor(np.linspace(0.4, 0.9, 6), np.linspace(1.0, 0.3, 6), np.ones(6)), 3000)
     confounded = learn_consensus(rows_of(np.sign(scores).astype(np.int8), scores))
     assert isinstance(confounded.model, SharedFactor)
@@ -277,7 +260,7 @@ def test_a_model_leaves_nothing_unexplained_of_what_it_expects_itself(structure,
         assert misfit(LatentClass(structure, other), rows)[1] > 0.005
 
 
-def test_a_gaussian_model_leaves_nothing_unexplained_of_its_own_margins():
+def test_a_gaussian_model_leaves_nothing_unexplained_of_its_own_margins(rows_of):
     scores, _ = margins_of(FACTOR, 2000)
     rows = rows_of(np.sign(scores).astype(np.int8), scores)
     high, low = misfit(FACTOR, rows)
@@ -285,7 +268,7 @@ def test_a_gaussian_model_leaves_nothing_unexplained_of_its_own_margins():
     assert misfit(replace(FACTOR, shared=-FACTOR.shared[::-1]), rows)[1] > 0.1
 
 
-def test_misfit_is_small_for_data_of_the_model_and_large_where_neighbours_agree():
+def test_misfit_is_small_for_data_of_the_model_and_large_where_neighbours_agree(coins, rows_of):
     signs, _ = coins([0.65] * 8)
     model = learn_consensus(rows_of(signs)).model
     assert misfit(model, rows_of(signs))[1] == 0
@@ -295,7 +278,7 @@ def test_misfit_is_small_for_data_of_the_model_and_large_where_neighbours_agree(
 
 
 @pytest.mark.parametrize("n", [100, 1000, 10_000])
-def test_what_so_few_pairs_cannot_exclude_counts_as_unexplained(n):
+def test_what_so_few_pairs_cannot_exclude_counts_as_unexplained(n, coins):
     spread = []
     for seed in range(20):
         signs, _ = coins([0.5] * 6, n, seed)
@@ -305,14 +288,14 @@ def test_what_so_few_pairs_cannot_exclude_counts_as_unexplained(n):
     assert np.median([low for _, low in spread]) == 0
 
 
-def test_voters_that_never_meet_or_are_too_few_explain_nothing():
+def test_voters_that_never_meet_or_are_too_few_explain_nothing(coins, rows_of):
     assert unexplained(np.zeros((3, 3)), np.zeros((3, 3)), np.diag([9.0] * 3)) == (1, 1)
     two, _ = coins([0.8, 0.8], 500)
     assert learn_consensus(rows_of(two)).misfit == 1
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_agreement_that_no_model_explains_gives_way_to_the_share_of_votes(seed):
+def test_agreement_that_no_model_explains_gives_way_to_the_share_of_votes(seed, coins, rows_of):
     signs, _ = coins([0.62] * 10, seed=seed)
     mixed = np.where(np.random.default_rng(seed).random(signs.shape) < 0.45, np.roll(signs, 1, axis=1), signs)
     plain, odd = learn_consensus(rows_of(signs)), learn_consensus(rows_of(mixed.astype(np.int8)))
@@ -320,7 +303,7 @@ def test_agreement_that_no_model_explains_gives_way_to_the_share_of_votes(seed):
     assert odd.trust < plain.trust
 
 
-def test_the_consensus_is_no_surer_than_what_it_leaves_unexplained():
+def test_the_consensus_is_no_surer_than_what_it_leaves_unexplained(coins, rows_of):
     signs, _ = coins([0.95] * 8, 300)
     consensus = learn_consensus(rows_of(signs))
     unanimous = np.ones((1, 8), np.int8)
@@ -331,14 +314,14 @@ def test_the_consensus_is_no_surer_than_what_it_leaves_unexplained():
 
 
 @pytest.mark.parametrize(("accuracy", "m", "n"), [(0.95, 8, 300), (0.95, 3, 1000), (0.98, 12, 300), (0.9, 5, 100)])
-def test_voters_that_are_nearly_always_right_are_not_taken_for_nearly_always_wrong(accuracy, m, n):
+def test_voters_that_are_nearly_always_right_are_not_taken_for_nearly_always_wrong(accuracy, m, n, coins, rows_of):
     for seed in range(3):
         signs, y = coins([accuracy] * m, n, seed)
         modelled, _ = learn_consensus(rows_of(signs)).log_odds(signs, None)
         assert (np.sign(modelled) == y).mean() > accuracy - 0.02
 
 
-def test_votes_without_side_are_learned_from_without_side():
+def test_votes_without_side_are_learned_from_without_side(coins, rows_of):
     signs, _ = coins(TEN)
     consensus = learn_consensus(rows_of(signs))
     assert not consensus.lopsided
@@ -347,7 +330,7 @@ def test_votes_without_side_are_learned_from_without_side():
     np.testing.assert_array_equal(consensus.log_odds(-signs, None), [-x for x in consensus.log_odds(signs, None)])
 
 
-def test_which_response_of_single_pairs_comes_first_changes_nothing_where_no_side_is_told_apart():
+def test_which_response_of_single_pairs_comes_first_changes_nothing_where_no_side_is_told_apart(coins, rows_of):
     signs, _ = coins([0.7] * 6)
     turned = signs * np.random.default_rng(1).choice(np.int8([-1, 1]), (10_000, 1))
     one, other = (learn_consensus(rows_of(x)) for x in (signs, turned))
@@ -355,7 +338,7 @@ def test_which_response_of_single_pairs_comes_first_changes_nothing_where_no_sid
     assert one.misfit == pytest.approx(other.misfit)
 
 
-def test_the_silence_of_a_one_sided_voter_is_read_as_the_other_answer():
+def test_the_silence_of_a_one_sided_voter_is_read_as_the_other_answer(coins, rows_of):
     signs, _ = coins([0.7] * 6)
     signs[:, 0] = np.where(signs[:, 0] > 0, 1, 0)
     signs[:, 1] = np.where(signs[:, 1] < 0, -1, 0)
@@ -369,7 +352,7 @@ def test_the_silence_of_a_one_sided_voter_is_read_as_the_other_answer():
 
 
 @pytest.mark.parametrize("side", [1, -1])
-def test_a_voter_that_always_says_the_same_says_nothing(side):
+def test_a_voter_that_always_says_the_same_says_nothing(side, coins, rows_of):
     signs, _ = coins([0.7] * 6)
     signs[:, 4] = side
     consensus = learn_consensus(rows_of(signs))
@@ -381,7 +364,7 @@ def test_a_voter_that_always_says_the_same_says_nothing(side):
     assert np.array_equal(answered(signs, consensus.silence, consensus.constant), silent)
 
 
-def test_a_voter_that_leans_is_told_from_data_that_lean():
+def test_a_voter_that_leans_is_told_from_data_that_lean(coins, rows_of):
     signs, _ = coins([0.7] * 6)
     leaning = signs.copy()
     leaning[:, 2] = np.where(np.random.default_rng(0).random(10_000) < 0.3, 1, signs[:, 2])
@@ -394,50 +377,3 @@ def test_a_voter_that_leans_is_told_from_data_that_lean():
     uneven = learn_consensus(rows_of(mostly_a))
     assert uneven.model.structure == Structure(6, uneven=True)
     assert expit(unpack(uneven.model.structure, uneven.model.vector).prior) == pytest.approx(0.8, abs=0.02)
-
-
-def facts(signs, y):
-    rows = rows_of(np.column_stack([signs, y]).astype(np.int8))
-    sample = Sample(rows.signs[:, :-1], np.full(signs.shape, np.nan, np.float32), rows.counts)
-    return voter_facts(sample, (rows.signs[:, -1] + 1) / 2)
-
-
-def test_accuracies_are_those_on_the_votes_cast_and_unknown_without_any():
-    signs, y = coins([0.8, 0.6, 0.3, 0.5], 3000)
-    signs[::3, 0] = 0
-    signs[:, 3] = 0
-    accuracies, _ = facts(signs, y)
-    expected = [(signs[:, j] == y)[signs[:, j] != 0].mean() for j in range(3)]
-    np.testing.assert_allclose(accuracies, [*expected, np.nan])
-
-
-def test_dependence_is_one_for_copies_nought_for_strangers_and_negative_for_opponents():
-    signs, y = coins([0.7, 0.7, 0.6, 0.7], 10_000)
-    signs[:, 1] = signs[:, 0]
-    signs[:, 3] = -signs[:, 2]
-    _, dependence = facts(signs, y)
-    assert np.array_equal(dependence, dependence.T)
-    assert dependence.diagonal().tolist() == [1] * 4
-    assert dependence[0, 1] == pytest.approx(1, abs=0.005)
-    assert dependence[2, 3] == pytest.approx(-1, abs=0.005)
-    assert np.abs(dependence[:2, 2:]).max() < 0.04
-
-
-def test_dependence_seen_on_few_pairs_is_believed_by_half():
-    n = int(FEW_VOTES)
-    y = np.resize([1, -1], n)
-    signs = np.repeat(np.where(np.arange(n) % 4 < 2, y, -y)[:, None], 2, axis=1)
-    assert facts(signs, y)[1][0, 1] == pytest.approx(0.5)
-
-
-def test_the_structure_is_said_in_words():
-    structure = Structure(4, blocks=((0, 2),), varied=True, biased=(1,), uneven=True)
-    model = LatentClass(structure, np.zeros(sum(structure.sizes)))
-    consensus = Consensus(model, np.zeros(4, np.int8), np.zeros(4, bool), 0.0123, 0.9, np.ones(4), True, True)
-    words, rests_on = in_words(consensus, ["length", "judge", "words", "model"], None, float(np.log(19)))
-    assert words == (
-        "copies of a common source: length, words; pairs of differing difficulty; "
-        "voters that lean to one position: judge; one position preferred more often"
-    )
-    assert "voters are right more often than wrong, copies counting as one voter" in rests_on
-    assert "never surer than 0.950 (agreement is explained up to 0.012)" in rests_on

@@ -1,0 +1,175 @@
+"""`LabelModel` and odd voters: trained on its own labels, silent, constant, leaning; and what few labels say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from labeling.errors import GoldError, VotesError, WeakprefWarning
+from labeling.label_model import LabelModel
+from labeling.metrics import ece, log_loss
+from labeling.votes import VoteMatrix
+
+
+def learned_voter(votes, p_a, seed=0):
+    """A reward model trained on the posterior: its margins follow it, with some noise."""
+    z = np.log(p_a / (1 - p_a)) + np.random.default_rng(seed).normal(0, 0.3, len(p_a))
+    return VoteMatrix(
+        np.column_stack([votes.votes, np.where(z > 0, 0, 1)]).astype(np.int8),
+        np.column_stack([votes.margins, z]).astype(np.float32),
+        (*votes.names, "rm"), votes.pair_ids, votes.groups,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("n_gold", [0, 200])
+def test_a_voter_trained_on_the_models_own_labels_makes_it_no_surer(n_gold, simulate, some_gold):
+    votes, gold = simulate(4000, accuracies=(0.7, 0.65, 0.65, 0.6, 0.6))
+    labels = some_gold(gold, n_gold)
+    before = LabelModel().fit(votes, labels).posterior(votes)
+    fed_back = learned_voter(votes, before)
+    after = LabelModel(self_labels=["rm"]).fit(fed_back, labels).posterior(fed_back)
+    assert log_loss(after, gold) < log_loss(before, gold) + 0.003
+    assert ece(after, gold) < 0.03
+    trusting = LabelModel().fit(fed_back).posterior(fed_back)  # what the guard is for
+    assert log_loss(trusting, gold) > log_loss(before, gold) + 0.01
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [(["nobody"], "self_labels names nobody, but the voters are v3"), (["v0", "v1", "v3", "v4", "v7"], "every voter")],
+)
+def test_self_labels_must_name_some_voters_and_leave_others(named, words, simulate):
+    with pytest.raises(VotesError, match=words):
+        LabelModel(self_labels=named).fit(simulate(50)[0])
+
+
+@pytest.mark.parametrize("kind", ["constant", "random"])
+@pytest.mark.parametrize("n_gold", [0, 100])
+def test_a_voter_that_says_nothing_changes_no_posterior_by_more_than_noise(kind, n_gold, simulate, some_gold):
+    votes, gold = simulate(5000)
+    rng = np.random.default_rng(77)
+    column = np.zeros(5000) if kind == "constant" else rng.integers(0, 2, 5000)
+    more = VoteMatrix(
+        np.column_stack([votes.votes, column]).astype(np.int8),
+        np.column_stack([votes.margins, np.full(5000, np.nan)]).astype(np.float32),
+        (*votes.names, "z"), votes.pair_ids, votes.groups,
+    )  # fmt: skip
+    labels = some_gold(gold, n_gold)
+    change = LabelModel().fit(more, labels).posterior(more) - LabelModel().fit(votes, labels).posterior(votes)
+    assert np.abs(change).mean() < 0.01
+    assert np.abs(change).max() < 0.05
+
+
+def test_nobody_voting_at_all_leaves_everything_at_one_half(simulate, some_gold):
+    votes, gold = simulate(100)
+    silent = VoteMatrix(np.full_like(votes.votes, -1), votes.margins, votes.names, votes.pair_ids)
+    assert (LabelModel().fit(silent).posterior(silent) == 0.5).all()
+    assert (LabelModel().fit(silent, some_gold(gold, 20)).posterior(silent) == 0.5).all()
+
+
+def test_a_fit_that_did_not_converge_warns_by_name(monkeypatch, simulate):
+    monkeypatch.setattr("labeling.latent_class_fit.MAX_STEPS", 1)
+    with pytest.warns(WeakprefWarning, match="LabelModel: the likelihood of the votes was still rising"):
+        LabelModel().fit(simulate(500)[0])
+
+
+def test_the_model_says_what_it_rests_on(simulate, some_gold):
+    votes, gold = simulate(2000)
+    alone = LabelModel().fit(votes)
+    assert "voters are right more often than wrong" in alone.assumption_
+    assert "anchored on 100 gold pairs" in LabelModel().fit(votes, some_gold(gold, 100)).assumption_
+    assert alone.structure_ == "voters that err independently"
+    assert alone.accuracy_ == pytest.approx([0.8, 0.7, 0.65, 0.6, 0.5], abs=0.07)
+    assert np.argsort(-alone.weights_)[[0, -1]].tolist() == [0, 4]
+    off = alone.dependence_[~np.eye(5, dtype=bool)]
+    assert np.abs(off).max() < 0.15
+
+
+def with_columns(votes, columns, margins=None):
+    extra = np.column_stack(columns).astype(np.int8)
+    margins = np.full(extra.shape, np.nan) if margins is None else np.column_stack(margins)
+    return VoteMatrix(
+        np.column_stack([votes.votes, extra]),
+        np.column_stack([votes.margins, margins]).astype(np.float32),
+        (*votes.names, *(f"x{j}" for j in range(extra.shape[1]))), votes.pair_ids, votes.groups,
+    )  # fmt: skip
+
+
+def test_silent_constant_and_leaning_voters_together_break_nothing(simulate):
+    votes, gold = simulate(3000)
+    rng = np.random.default_rng(3)
+    lean, rare = np.where(rng.random(3000) < 0.7, 0, 1), np.where(rng.random(3000) < 0.99, 0, 1)
+    odd = with_columns(votes, [np.zeros(3000), np.full(3000, -1), lean, rare])
+    assert (
+        log_loss(LabelModel().fit(odd).posterior(odd), gold)
+        < log_loss(LabelModel().fit(votes).posterior(votes), gold) + 0.01
+    )
+
+
+def confounded(n=4000, m=8, seed=0):
+    rng = np.random.default_rng(seed)
+    y = rng.choice([-1.0, 1.0], n)
+    margins = (
+        y[:, None] * rng.uniform(0.3, 0.8, m)
+        + rng.normal(size=(n, 1)) * rng.uniform(0.2, 1, m)
+        + rng.normal(size=(n, m))
+    )
+    votes = (margins < 0).astype(np.int8)
+    names = tuple(f"v{j}" for j in range(m))
+    return VoteMatrix(votes, margins.astype(np.float32), names, np.array([f"p{i}" for i in range(n)])), (y + 1) / 2
+
+
+@pytest.mark.parametrize("column", ["silent", "constant"])
+def test_a_column_that_says_nothing_leaves_the_model_of_margins_in_use(column):
+    votes, gold = confounded()
+    more = with_columns(votes, [np.full(4000, -1 if column == "silent" else 0)])
+    before, after = LabelModel().fit(votes), LabelModel().fit(more)
+    assert before.structure_.startswith("margins that share a confounder")
+    assert after.structure_.startswith("margins that share a confounder")
+    assert abs(log_loss(after.posterior(more), gold) - log_loss(before.posterior(votes), gold)) < 0.002
+
+
+def test_weights_do_not_depend_on_which_side_a_voter_votes_for(simulate):
+    votes, _ = simulate(4000)
+    rng = np.random.default_rng(1)
+    _, gold = simulate(4000)
+    only_a = np.where((gold == 1) & (rng.random(4000) < 0.6), 0, -1)
+    only_b = np.where((gold == 0) & (rng.random(4000) < 0.6), 1, -1)
+    both = with_columns(votes, [only_a, only_b])
+    weights = LabelModel().fit(both).weights_
+    assert weights[-2:].min() > 0.5
+    assert np.array_equal(LabelModel().fit(both.swap()).weights_, weights)
+
+
+def test_a_fit_that_fails_leaves_the_model_as_it_was(simulate, some_gold):
+    votes, gold = simulate(400)
+    model = LabelModel().fit(votes, some_gold(gold, 50))
+    before, words = model.posterior(votes), model.assumption_
+    with pytest.raises(GoldError, match=r"gold is 2.0"):
+        model.fit(iter([votes]), np.where(np.arange(400) == 3, 2.0, np.nan))
+    assert np.array_equal(model.posterior(votes), before)
+    assert model.assumption_ == words
+    unfitted = LabelModel(self_labels=["nobody"])
+    with pytest.raises(VotesError, match="self_labels names nobody"):
+        unfitted.fit(votes)
+    with pytest.raises(VotesError, match="not fitted"):
+        unfitted.posterior(votes)
+
+
+def test_few_gold_pairs_are_called_too_few_and_leave_wide_intervals(simulate, some_gold):
+    votes, gold = simulate(2000, accuracies=(0.9, 0.9, 0.9, 0.9, 0.9), coverage=1)
+    free = VoteMatrix(votes.votes, votes.margins, votes.names, votes.pair_ids)
+    model = LabelModel().fit(free, some_gold(gold, 12))
+    figures = model.calibration_.figures()
+    assert "12 gold pairs, too few" in model.assumption_
+    assert 0 <= figures["accuracy_low"] < 0.9
+    assert figures["accuracy_high"] <= 1
+    assert figures["log_loss_low"] >= 0
+    assert figures["ece_low"] >= 0
+
+
+def test_ties_and_pairs_nobody_votes_on_make_the_model_no_surer(simulate, some_gold):
+    votes, gold = simulate(1000)
+    labels = some_gold(gold, 40)
+    more = np.where(np.isnan(labels), 0.5, labels)
+    assert LabelModel().fit(votes, more).max_logit_ == LabelModel().fit(votes, labels).max_logit_
