@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from labeling.pairs import SCHEMA, Pairs, pair_id, prompt_id
@@ -185,3 +186,48 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     yield found
     listening.shutdown()
     listening.server_close()
+
+
+def _write_pairs(path, n=60, labelled=40, first=0):
+    """Pairs of a short and a long answer, the long one preferred; some are labelled."""
+    rng = np.random.default_rng(first)
+    rows = []
+    for i in range(first, first + n):
+        short, long = f"Answer {i}.", f"Answer {i}, with {'many ' * (i % 7 + 3)}words and 12 reasons."
+        a_is_long = rng.random() < 0.5
+        rows.append(
+            {
+                "prompt": [{"role": "user", "content": f"Question {i // 2}?"}],
+                "response_a": long if a_is_long else short,
+                "response_b": short if a_is_long else long,
+                "gold": float(a_is_long) if i < first + labelled else None,
+            }
+        )
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def write_pairs():
+    return _write_pairs
+
+
+@pytest.fixture
+def fails(capsys):
+    """Run a command, and return the one line on stderr of a run that must end in 2."""
+    from augment.cli import main
+
+    def run(*arguments):
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture
+def over_http(server):
+    """Options that name the server's model."""
+    return ["--engine", "openai", "--model", "m", "--base-url", server.url]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from augment.cli import main
-from augment.commands import MODELS, parse_gold
+from augment.commands import parse_gold
 from labeling.errors import DataError
 
 PROMPT = [{"role": "user", "content": "Say something."}]
@@ -24,33 +22,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def write_pairs(path, n=60, labelled=40, first=0):
-    rng = np.random.default_rng(first)
-    rows = []
-    for i in range(first, first + n):
-        short, long = f"Answer {i}.", f"Answer {i}, with {'many ' * (i % 7 + 3)}words and 12 reasons."
-        a_is_long = rng.random() < 0.5
-        rows.append(
-            {
-                "prompt": [{"role": "user", "content": f"Question {i // 2}?"}],
-                "response_a": long if a_is_long else short,
-                "response_b": short if a_is_long else long,
-                "gold": float(a_is_long) if i < first + labelled else None,
-            }
-        )
-    pq.write_table(pa.Table.from_pylist(rows), path)
-    return path
-
-
-def fails(capsys, *arguments):
-    """Run, and return the one line on stderr of a run that must end in 2."""
-    assert main([str(argument) for argument in arguments]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
-
-
-def test_label_fit_and_export_make_an_augmented_dataset_with_manifests(folder, capsys):
+def test_label_fit_and_export_make_an_augmented_dataset_with_manifests(folder, capsys, write_pairs):
     pairs = write_pairs(folder / "pairs.parquet")
     assert main(["label", str(pairs), "-o", "votes.parquet"]) == 0
     assert main(["fit", "votes.parquet", "-o", "posterior.parquet"]) == 0
@@ -68,7 +40,7 @@ def test_label_fit_and_export_make_an_augmented_dataset_with_manifests(folder, c
     assert all(len(row["chosen"][-1]["content"]) > len(row["rejected"][-1]["content"]) for row in weak)
 
 
-def test_a_users_own_file_of_labeling_functions_votes(folder, capsys):
+def test_a_users_own_file_of_labeling_functions_votes(folder, capsys, write_pairs):
     pairs = write_pairs(folder / "pairs.parquet")
     Path("my_lfs.py").write_text(
         "from labeling import Vote, labeling_function, scoring_function\n"
@@ -85,7 +57,7 @@ def test_a_users_own_file_of_labeling_functions_votes(folder, capsys):
     assert "2 voters on 60 pairs, 100.0% of pairs" in capsys.readouterr().out
 
 
-def test_the_same_input_gives_the_same_bytes(folder):
+def test_the_same_input_gives_the_same_bytes(folder, write_pairs):
     pairs = write_pairs(folder / "pairs.parquet")
     for name in ("one", "two"):
         main(["label", str(pairs), "-o", f"{name}.votes"])
@@ -94,149 +66,8 @@ def test_the_same_input_gives_the_same_bytes(folder):
         assert Path(f"one.{kind}").read_bytes() == Path(f"two.{kind}").read_bytes()
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_every_label_model_can_be_fitted(folder, capsys, model):
-    main(["label", str(write_pairs(folder / "pairs.parquet")), "-o", "votes.parquet"])
-    assert main(["fit", "votes.parquet", "--model", model, "-o", "posterior.parquet"]) == 0
-    p_a = pq.read_table("posterior.parquet")["p_a"].to_numpy()
-    assert ((p_a >= 0) & (p_a <= 1)).all()
-
-
-def test_a_voter_named_a_self_label_is_not_listened_to_without_gold(folder):
-    main(["label", str(write_pairs(folder / "pairs.parquet", labelled=0)), "-o", "votes.parquet"])
-    main(["fit", "votes.parquet", "-o", "all.parquet", "--report", "all"])
-    main(["fit", "votes.parquet", "-o", "most.parquet", "--report", "most", "--self-labels", "length, questions"])
-    weights = pd.read_csv("most/voters.csv", index_col=0)["weight"]
-    assert (weights[["length", "questions"]] == 0).all()
-    assert pd.read_csv("all/voters.csv", index_col=0)["weight"]["length"] != 0
-
-
-def voted(folder, **fields):
-    main(["label", str(write_pairs(folder / "pairs.parquet", **fields)), "-o", "votes.parquet"])
-
-
 @pytest.mark.slow
-def test_all_label_models_are_compared_side_by_side(folder, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    voted(folder)
-    assert main(["compare", "votes.parquet", "-o", "compare.json"]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    report = json.loads(Path("compare.json").read_text())
-    names = [row["label model"] for row in report["rows"]]
-    assert set(names) == {*MODELS, "share of votes", "best single voter"} - {"majority"}
-    assert (report["gold"], report["folds"]) == (40, 5)
-    best = report["rows"][0]
-    assert printed[-1] == f"lowest log-loss {best['log_loss']:.3f}: {names[0]}, accuracy {best['accuracy']:.3f}"
-    assert all(any(line.startswith(name) for line in printed) for name in names)
-    assert not any("…" in line for line in printed)
-    manifest = json.loads(Path("compare.json.manifest.json").read_text())
-    assert manifest["command"] == "compare"
-    assert manifest["counts"] == {"gold": 40, "pairs": 60}
-
-
-def test_chosen_label_models_are_compared_without_writing(folder, capsys):
-    voted(folder)
-    capsys.readouterr()
-    assert main(["compare", "votes.parquet", "--models", "majority, one-coin", "--folds", "2"]) == 0
-    printed = capsys.readouterr().out
-    assert "in 2 folds" in printed
-    assert "one-coin" in printed
-    assert "dawid-skene" not in printed
-    assert sorted(path.name for path in folder.glob("*")) == [
-        "pairs.parquet",
-        "votes.parquet",
-        "votes.parquet.manifest.json",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("labelled", "arguments", "words"),
-    [
-        (0, [], "no gold label: label models are compared on pairs whose preferred response is known"),
-        (4, [], "4 gold labels are no tie, expected 10 or more"),
-        (40, ["--models", "label,best"], "label model 'best' is unknown; there are label, snorkel, majority"),
-        (40, ["--folds", "1"], "n_folds is 1, expected 2 or more"),
-        (40, ["-o", "votes.parquet"], "votes.parquet is also the input"),
-    ],
-)
-def test_a_comparison_that_cannot_be_made_says_what_to_do(folder, capsys, labelled, arguments, words):
-    voted(folder, labelled=labelled)
-    capsys.readouterr()
-    assert words in fails(capsys, "compare", "votes.parquet", *arguments)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("labelled", [0, 40])
-def test_a_report_says_what_the_label_model_learned(folder, capsys, labelled):
-    voted(folder, labelled=labelled)
-    capsys.readouterr()
-    assert main(["fit", "votes.parquet", "-o", "posterior.parquet", "--report", "report"]) == 0
-    printed = capsys.readouterr().out.splitlines()
-    written = {path.name for path in Path("report").iterdir()} - {"manifest.json"}
-    expected = {"model.json", "voters.csv", "evidence.png", "dependence.png"}
-    assert written == expected | ({"reliability.png"} if labelled else set())
-    assert set(json.loads(Path("report/manifest.json").read_text())["files"]) == written
-    voters = Path("report/voters.csv").read_text().splitlines()
-    assert voters[0] == "voter,accuracy,weight,nearest,dependence"
-    assert len(voters) == 20
-    assert printed[1].startswith("report: ")
-    assert all(words in printed[1] for words in ("; most weight ", "; most alike ", "gold"))
-
-
-@pytest.mark.slow
-def test_the_report_on_the_same_votes_is_the_same_bytes(folder):
-    voted(folder)
-    for name in ("one", "two"):
-        main(["fit", "votes.parquet", "-o", "posterior.parquet", "--report", name])
-    for path in Path("one").iterdir():
-        assert path.read_bytes() == (Path("two") / path.name).read_bytes(), path.name
-
-
-@pytest.mark.slow
-def test_a_report_without_gold_leaves_no_reliability_of_an_earlier_one_but_other_files(folder):
-    voted(folder)
-    main(["fit", "votes.parquet", "-o", "posterior.parquet", "--report", "report"])
-    Path("report/notes.txt").write_text("mine")
-    voted(folder, labelled=0)
-    main(["fit", "votes.parquet", "-o", "posterior.parquet", "--report", "report"])
-    assert not Path("report/reliability.png").exists()
-    assert Path("report/notes.txt").read_text() == "mine"
-
-
-@pytest.mark.slow
-def test_a_pair_is_explained_by_the_saved_model(folder, capsys):
-    voted(folder)
-    main(["fit", "votes.parquet", "-o", "posterior.parquet", "--report", "report"])
-    pair, p_a = (pq.read_table("posterior.parquet")[name][0].as_py() for name in ("pair_id", "p_a"))
-    capsys.readouterr()
-    arguments = ["explain", "votes.parquet", "--model-file", "report/model.json", "--pair"]
-    assert main([*arguments, pair]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith(f"pair {pair}: P(A preferred) = {p_a:.3f}, log-odds ")
-    assert "\nlength " in printed
-    assert "holds no votes on the pair nobody" in fails(capsys, *arguments, "nobody")
-    assert "gone.json" in fails(capsys, "explain", "votes.parquet", "--model-file", "gone.json", "--pair", pair)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--model", "majority", "--report", "report"], "only the model 'label' says what it learned"),
-        (["--model", "best"], "label model 'best' is unknown; there are label, snorkel, majority"),
-        (["--report", "pairs.parquet"], "pairs.parquet is a file, expected a folder"),
-        (["--model", "one-coin", "--self-labels", "length"], "only the model 'label' can tell self-labels apart"),
-        (["--self-labels", "nobody"], "self_labels names nobody, but the voters are"),
-    ],
-)
-def test_a_fit_that_cannot_be_made_writes_nothing(folder, capsys, arguments, words):
-    voted(folder)
-    capsys.readouterr()
-    assert words in fails(capsys, "fit", "votes.parquet", "-o", "posterior.parquet", *arguments)
-    assert not Path("posterior.parquet").exists()
-
-
-@pytest.mark.slow
-def test_train_score_and_evaluate_run_from_files(folder, capsys):
+def test_train_score_and_evaluate_run_from_files(folder, write_pairs, fails):
     train, test = write_pairs(folder / "train.parquet"), write_pairs(folder / "test.parquet", 40, 40, first=1000)
     main(["label", str(train), "-o", "votes.parquet"])
     main(["fit", "votes.parquet", "-o", "posterior.parquet"])
@@ -252,7 +83,7 @@ def test_train_score_and_evaluate_run_from_files(folder, capsys):
     assert 0 <= report["accuracy"] <= 1
     assert main(["evaluate", "runs/rm0", str(test), "--against", "runs/rm0", "-o", "same.json"]) == 0
     assert json.loads(Path("same.json").read_text())["p_accuracy"] == 1.0
-    assert "prompts to evaluate on were trained on" in fails(capsys, "evaluate", "runs/rm0", train, "-o", "leaked.json")
+    assert "prompts to evaluate on were trained on" in fails("evaluate", "runs/rm0", train, "-o", "leaked.json")
 
 
 @pytest.mark.parametrize(
@@ -270,25 +101,25 @@ def test_train_score_and_evaluate_run_from_files(folder, capsys):
         ("lone.jsonl", b'{"prompt": "Hi", "response_a": "Y\\ud800s", "response_b": "No"}\n', "surrogate"),
     ],
 )
-def test_a_bad_file_ends_in_one_line_that_names_it(folder, capsys, name, content, words):
+def test_a_bad_file_ends_in_one_line_that_names_it(folder, name, content, words, write_pairs, fails):
     if content == "cut":
         whole = write_pairs(folder / "whole.parquet").read_bytes()
         Path(name).write_bytes(whole[: len(whole) // 2])
     elif content is not None:
         Path(name).write_bytes(content)
-    line = fails(capsys, "label", name, "-o", "votes.parquet")
+    line = fails("label", name, "-o", "votes.parquet")
     assert line.startswith("weakpref: error: ")
     assert words in line
     assert not Path("votes.parquet").exists()
 
 
-def test_a_one_megabyte_response_is_named_and_can_be_dropped(folder, capsys):
+def test_a_one_megabyte_response_is_named_and_can_be_dropped(folder, capsys, fails):
     rows = [
         {"prompt": PROMPT, "response_a": "x" * 1_000_000, "response_b": "short"},
         {"prompt": PROMPT, "response_a": "long enough", "response_b": "short"},
     ]
     pq.write_table(pa.Table.from_pylist(rows), "big.parquet")
-    assert "row 0" in fails(capsys, "label", "big.parquet", "-o", "votes.parquet")
+    assert "row 0" in fails("label", "big.parquet", "-o", "votes.parquet")
     assert main(["label", "big.parquet", "-o", "votes.parquet", "--drop-bad-rows"]) == 0
     assert pq.read_table("votes.parquet").num_rows == 1
     assert "note:" in capsys.readouterr().err
@@ -302,12 +133,12 @@ def test_a_one_megabyte_response_is_named_and_can_be_dropped(folder, capsys):
         ("return 7", "7"),
     ],
 )
-def test_a_labeling_function_that_fails_is_named_with_the_pair(folder, capsys, body, words):
+def test_a_labeling_function_that_fails_is_named_with_the_pair(folder, body, words, write_pairs, fails):
     pairs = write_pairs(folder / "pairs.parquet", n=4)
     Path("my_lfs.py").write_text(
         f"from labeling import labeling_function\n@labeling_function\ndef odd(pair):\n    {body}\n"
     )
-    line = fails(capsys, "label", pairs, "--lfs", "my_lfs.py", "-o", "votes.parquet")
+    line = fails("label", pairs, "--lfs", "my_lfs.py", "-o", "votes.parquet")
     assert "odd" in line
     assert words in line
     assert "row 0" in line
@@ -317,15 +148,15 @@ def test_a_labeling_function_that_fails_is_named_with_the_pair(folder, capsys, b
     ("text", "words"),
     [("", "defines no voter"), ("import nothing_like_this", "failed to run: ModuleNotFoundError")],
 )
-def test_a_file_without_voters_is_named(folder, capsys, text, words):
+def test_a_file_without_voters_is_named(folder, text, words, write_pairs, fails):
     pairs = write_pairs(folder / "pairs.parquet", n=4)
     Path("my_lfs.py").write_text(text)
-    assert words in fails(capsys, "label", pairs, "--lfs", "my_lfs.py", "-o", "votes.parquet")
-    assert "does not exist" in fails(capsys, "label", pairs, "--lfs", "none.py", "-o", "votes.parquet")
-    assert "nobody votes" in fails(capsys, "label", pairs, "--preset", "none", "-o", "votes.parquet")
+    assert words in fails("label", pairs, "--lfs", "my_lfs.py", "-o", "votes.parquet")
+    assert "does not exist" in fails("label", pairs, "--lfs", "none.py", "-o", "votes.parquet")
+    assert "nobody votes" in fails("label", pairs, "--preset", "none", "-o", "votes.parquet")
 
 
-def test_a_file_of_voters_may_import_its_neighbour_rename_a_voter_and_be_called_labeling(folder, capsys):
+def test_a_file_of_voters_may_import_its_neighbour_rename_a_voter_and_be_called_labeling(folder, capsys, write_pairs):
     pairs = write_pairs(folder / "pairs.parquet")
     (folder / "lfs").mkdir()
     (folder / "lfs" / "words_of_mine.py").write_text("LIMIT = 5\n")
@@ -342,18 +173,18 @@ def test_a_file_of_voters_may_import_its_neighbour_rename_a_voter_and_be_called_
     assert "1 voters on 60 pairs" in capsys.readouterr().out
 
 
-def test_a_file_of_voters_that_exits_is_named(folder, capsys):
+def test_a_file_of_voters_that_exits_is_named(folder, write_pairs, fails):
     pairs = write_pairs(folder / "pairs.parquet", n=4)
     Path("my_lfs.py").write_text("import sys\nsys.exit('done')\n")
-    assert "failed to run: SystemExit: done" in fails(capsys, "label", pairs, "--lfs", "my_lfs.py", "-o", "v.parquet")
+    assert "failed to run: SystemExit: done" in fails("label", pairs, "--lfs", "my_lfs.py", "-o", "v.parquet")
 
 
-def test_an_input_is_never_overwritten(folder, capsys):
+def test_an_input_is_never_overwritten(folder, write_pairs, fails):
     pairs = write_pairs(folder / "pairs.parquet")
     before = pairs.read_bytes()
-    assert "is also the input" in fails(capsys, "label", pairs, "-o", pairs)
+    assert "is also the input" in fails("label", pairs, "-o", pairs)
     assert pairs.read_bytes() == before
-    assert "is a folder" in fails(capsys, "label", pairs, "-o", folder)
+    assert "is a folder" in fails("label", pairs, "-o", folder)
 
 
 @pytest.mark.parametrize(
@@ -366,9 +197,9 @@ def test_an_input_is_never_overwritten(folder, capsys):
         (["demo", "--gold", "inf"], "gold is 'inf'"),
     ],
 )
-def test_arguments_that_cannot_be_used_end_in_one_line(folder, capsys, arguments, words):
+def test_arguments_that_cannot_be_used_end_in_one_line(folder, arguments, words, write_pairs, fails):
     write_pairs(folder / "pairs.parquet", n=4)
-    assert words in fails(capsys, *arguments)
+    assert words in fails(*arguments)
 
 
 def test_gold_ties_alone_fit_and_have_no_accuracy(folder):
@@ -382,12 +213,12 @@ def test_gold_ties_alone_fit_and_have_no_accuracy(folder):
     assert record["counts"]["calibration"]["accuracy"] is None
 
 
-def test_the_demo_refuses_to_keep_every_label(folder, capsys):
+def test_the_demo_refuses_to_keep_every_label(folder, write_pairs, fails):
     pairs = write_pairs(folder / "pairs.parquet", n=60, labelled=60)
-    assert "keep fewer" in fails(capsys, "demo", "--data", pairs, "--gold", "48", "--out", "demo")
+    assert "keep fewer" in fails("demo", "--data", pairs, "--gold", "48", "--out", "demo")
 
 
-def test_columns_of_another_type_are_named(folder, capsys):
+def test_columns_of_another_type_are_named(folder, capsys, write_pairs, fails):
     pairs = write_pairs(folder / "pairs.parquet")
     main(["label", str(pairs), "-o", "votes.parquet"])
     table = pq.read_table("votes.parquet")
@@ -395,34 +226,34 @@ def test_columns_of_another_type_are_named(folder, capsys):
     pq.write_table(table.set_column(table.column_names.index("gold"), "gold", text), "text.parquet")
     pq.write_table(pa.table({"pair_id": table["pair_id"], "p_a": text}), "posterior.parquet")
     capsys.readouterr()
-    assert "gold of type string, expected double" in fails(capsys, "fit", "text.parquet", "-o", "p.parquet")
-    assert "p_a of type string, expected double" in fails(capsys, "export", pairs, "posterior.parquet", "-o", "out")
+    assert "gold of type string, expected double" in fails("fit", "text.parquet", "-o", "p.parquet")
+    assert "p_a of type string, expected double" in fails("export", pairs, "posterior.parquet", "-o", "out")
 
 
-def test_fit_names_a_file_that_holds_no_votes(folder, capsys):
+def test_fit_names_a_file_that_holds_no_votes(folder, write_pairs, fails):
     pairs = write_pairs(folder / "pairs.parquet")
-    assert "expected the columns pair_id and v:<voter>" in fails(capsys, "fit", pairs, "-o", "p.parquet")
-    assert "does not exist" in fails(capsys, "fit", "gone.parquet", "-o", "p.parquet")
+    assert "expected the columns pair_id and v:<voter>" in fails("fit", pairs, "-o", "p.parquet")
+    assert "does not exist" in fails("fit", "gone.parquet", "-o", "p.parquet")
 
 
-def test_export_names_pairs_without_a_posterior(folder, capsys):
+def test_export_names_pairs_without_a_posterior(folder, capsys, write_pairs, fails):
     pairs, other = write_pairs(folder / "pairs.parquet"), write_pairs(folder / "other.parquet", first=500)
     main(["label", str(pairs), "-o", "votes.parquet"])
     main(["fit", "votes.parquet", "-o", "posterior.parquet"])
     capsys.readouterr()
-    line = fails(capsys, "export", other, "posterior.parquet", "-o", "augmented")
+    line = fails("export", other, "posterior.parquet", "-o", "augmented")
     assert "no posterior for 60 of 60 pairs" in line
-    assert "expected pair_id and p_a" in fails(capsys, "export", pairs, "votes.parquet", "-o", "augmented")
+    assert "expected pair_id and p_a" in fails("export", pairs, "votes.parquet", "-o", "augmented")
 
 
-def test_the_demo_without_any_label_says_so(folder, capsys):
+def test_the_demo_without_any_label_says_so(folder, write_pairs, fails):
     pairs = write_pairs(folder / "pairs.parquet", labelled=0)
-    assert "label" in fails(capsys, "demo", "--data", pairs, "--out", "demo")
+    assert "label" in fails("demo", "--data", pairs, "--out", "demo")
 
 
-def test_the_demo_names_a_hub_id_that_cannot_be_reached(folder, capsys, monkeypatch):
+def test_the_demo_names_a_hub_id_that_cannot_be_reached(folder, monkeypatch, fails):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    line = fails(capsys, "demo", "--data", "Anthropic/hh-rlhf", "--out", "demo")
+    line = fails("demo", "--data", "Anthropic/hh-rlhf", "--out", "demo")
     assert "Anthropic/hh-rlhf" in line
 
 

@@ -31,14 +31,6 @@ def write_candidates(path, scores=None):
     pq.write_table(table if scores is None else table.append_column("score", pa.array(scores)), path)
 
 
-def fails(capsys, *arguments):
-    """Run, and return the one line on stderr of a run that must end in 2."""
-    assert main([str(argument) for argument in arguments]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
-
-
 def test_all_candidates_of_a_prompt_are_paired(folder, capsys):
     write_candidates("candidates.parquet")
     assert main(["pair", "candidates.parquet", "-o", "pairs.parquet"]) == 0
@@ -57,27 +49,27 @@ def test_the_best_stands_against_the_worst_by_a_column_of_scores(folder):
     }
 
 
-def test_what_cannot_be_paired_or_answered_is_refused_in_one_line(folder, capsys):
+def test_what_cannot_be_paired_or_answered_is_refused_in_one_line(folder, fails):
     write_candidates("candidates.parquet")
     asked = ["pair", "candidates.parquet", "-o", "pairs.parquet"]
-    assert "has no column score of numbers" in fails(capsys, *asked, "--score", "score")
-    assert "no pair could be made of 3 candidates" in fails(capsys, *asked, "--scheme", "two-models")
-    assert "is also the input" in fails(capsys, "pair", "candidates.parquet", "-o", "candidates.parquet")
+    assert "has no column score of numbers" in fails(*asked, "--score", "score")
+    assert "no pair could be made of 3 candidates" in fails(*asked, "--scheme", "two-models")
+    assert "is also the input" in fails("pair", "candidates.parquet", "-o", "candidates.parquet")
     pq.write_table(pa.table({"text": ["Hi"]}), "texts.parquet")
     generate = ["generate", "texts.parquet", "-o", "out.parquet", "--model", "smollm2"]
-    assert "expected a column prompt" in fails(capsys, *generate)
+    assert "expected a column prompt" in fails(*generate)
     generate[1] = "prompts.parquet"
-    assert "expected" in fails(capsys, *generate, "--similar", "2")
+    assert "expected" in fails(*generate, "--similar", "2")
     assert not Path("pairs.parquet").exists()
     assert not Path("out.parquet").exists()
 
 
-def test_prompts_that_stand_in_an_evaluation_are_refused(folder, capsys):
+def test_prompts_that_stand_in_an_evaluation_are_refused(folder, fails):
     text = "Name one fruit that grows on trees in the south of France."
     pq.write_table(pa.table({"prompt": [text]}), "same.parquet")
     asked = ["generate", "same.parquet", "-o", "out.parquet", "--model", "smollm2"]
     pq.write_table(pa.table({"prompt": [text, "Other."]}), "held_out.parquet")
-    assert "held-out" in fails(capsys, *asked, "--held-out", "held_out.parquet")
+    assert "held-out" in fails(*asked, "--held-out", "held_out.parquet")
 
 
 @pytest.mark.slow

@@ -33,23 +33,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def over_http(server):
-    """Options that name the server's model."""
-    return ["--engine", "openai", "--model", "m", "--base-url", server.url]
-
-
 def run(*arguments):
     return main([str(argument) for argument in arguments])
-
-
-def fails(capsys, *arguments):
-    """Run, and return the one line on stderr of a run that must end in 2."""
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 def counts(name):
@@ -71,39 +56,37 @@ def plan(capsys, *arguments):
 # Engines
 
 
-def test_settings_of_another_engine_are_refused_by_name(folder, capsys):
+def test_settings_of_another_engine_are_refused_by_name(folder, fails):
     asked = ["judge", "pairs.parquet", "-o", "votes.parquet", "--model"]
-    assert "--adapter is no option of --engine transformers, but of vllm" in fails(
-        capsys, *asked, "x", "--adapter", "l"
-    )
+    assert "--adapter is no option of --engine transformers, but of vllm" in fails(*asked, "x", "--adapter", "l")
     server = [*asked, "x", "--engine", "openai"]
-    assert "--adapter is no option of --engine openai" in fails(capsys, *server, "--adapter", "l")
+    assert "--adapter is no option of --engine openai" in fails(*server, "--adapter", "l")
     assert "--dtype is no option of --engine openai, but of transformers and vllm" in fails(
-        capsys, *server, "--dtype", "float32"
+        *server, "--dtype", "float32"
     )
     assert "--base-url is no option of --engine vllm" in fails(
-        capsys, *asked, "x", "--engine", "vllm", "--base-url", "http://x"
+        *asked, "x", "--engine", "vllm", "--base-url", "http://x"
     )
-    assert "smollm2 runs on --engine transformers" in fails(capsys, *asked, "smollm2", "--engine", "vllm")
-    assert "--concurrency is 0; expected a number above 0" in fails(capsys, *server, "--concurrency", "0")
-    assert "--dtype is 'int8'; expected float32" in fails(capsys, *asked, "x", "--dtype", "int8")
-    assert "Invalid value for '--engine'" in fails(capsys, *asked, "x", "--engine", "gguf")
+    assert "smollm2 runs on --engine transformers" in fails(*asked, "smollm2", "--engine", "vllm")
+    assert "--concurrency is 0; expected a number above 0" in fails(*server, "--concurrency", "0")
+    assert "--dtype is 'int8'; expected float32" in fails(*asked, "x", "--dtype", "int8")
+    assert "Invalid value for '--engine'" in fails(*asked, "x", "--engine", "gguf")
     for command in ("generate", "new-prompts"):
-        assert "which model? expected" in fails(capsys, command, "prompts.parquet", "-o", "out.parquet")
+        assert "which model? expected" in fails(command, "prompts.parquet", "-o", "out.parquet")
 
 
-def test_a_server_needs_a_key_in_the_environment_or_an_address(folder, capsys, monkeypatch):
+def test_a_server_needs_a_key_in_the_environment_or_an_address(folder, monkeypatch, fails):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     asked = ["judge", "pairs.parquet", "-o", "votes.parquet", "--engine", "openai", "--model", "m"]
-    assert "OPENAI_API_KEY is not set; set it to your key" in fails(capsys, *asked)
+    assert "OPENAI_API_KEY is not set; set it to your key" in fails(*asked)
 
 
-def test_vllm_that_is_not_installed_is_named(folder, capsys):
+def test_vllm_that_is_not_installed_is_named(folder, fails):
     asked = ["judge", "pairs.parquet", "-o", "votes.parquet", "--model", "x", "--engine", "vllm"]
     try:
         import vllm  # noqa: F401
     except ImportError:
-        assert "pip install 'weakpref[vllm]'" in fails(capsys, *asked)
+        assert "pip install 'weakpref[vllm]'" in fails(*asked)
 
 
 @pytest.mark.slow
@@ -214,7 +197,7 @@ def test_a_dry_run_of_a_local_model_reads_no_weights_and_counts_its_tokens(folde
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
-def test_a_prompt_longer_than_the_model_holds_is_named_by_a_dry_run_as_by_a_run(folder, smollm2_folder, capsys, dry):
+def test_a_prompt_longer_than_the_model_holds_is_named_by_a_dry_run_as_by_a_run(folder, smollm2_folder, dry, fails):
     model = folder / "short"
     model.mkdir()
     for path in smollm2_folder.iterdir():
@@ -223,7 +206,7 @@ def test_a_prompt_longer_than_the_model_holds_is_named_by_a_dry_run_as_by_a_run(
     (model / "config.json").unlink()
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 100}))
     generate = ["generate", "prompts.parquet", "-o", "out.parquet", "-n", "1", "--max-tokens", "99", "--model", model]
-    assert re.search(r"prompt 0 is \d+ tokens; short@\w+ \(float32\) holds 100", fails(capsys, *generate, *dry))
+    assert re.search(r"prompt 0 is \d+ tokens; short@\w+ \(float32\) holds 100", fails(*generate, *dry))
 
 
 @pytest.mark.slow
@@ -310,41 +293,39 @@ def test_generation_stops_and_goes_on_with_and_without_a_cache(folder, server, o
             assert Path(f"{out}{end}").read_bytes() == Path(f"straight.parquet{end}").read_bytes()
 
 
-def test_limits_that_lose_answers_or_have_no_price_are_refused(folder, over_http, capsys):
+def test_limits_that_lose_answers_or_have_no_price_are_refused(folder, over_http, fails):
     judge = ["judge", "pairs.parquet", "-o", "votes.parquet", *over_http]
-    assert "need --cache FILE" in fails(capsys, *judge, "--max-requests", "5")
-    assert "--max-cost needs a price of m: pass --prices FILE" in fails(
-        capsys, *judge, "--cache", "answers", "--max-cost", "5"
-    )
-    assert "belong together" in fails(capsys, *judge, "--price-in", "5")
+    assert "need --cache FILE" in fails(*judge, "--max-requests", "5")
+    assert "--max-cost needs a price of m: pass --prices FILE" in fails(*judge, "--cache", "answers", "--max-cost", "5")
+    assert "belong together" in fails(*judge, "--price-in", "5")
     Path("prices.csv").write_text("model,input,output\nother,1,2\n")
-    assert "prices.csv has no price of m, found other" in fails(capsys, *judge, "--prices", "prices.csv")
+    assert "prices.csv has no price of m, found other" in fails(*judge, "--prices", "prices.csv")
     Path("prices.csv").write_text("model,cost\nm,1\n")
-    assert "expected prices in USD per million tokens" in fails(capsys, *judge, "--prices", "prices.csv")
+    assert "expected prices in USD per million tokens" in fails(*judge, "--prices", "prices.csv")
     assert "need --cache FILE" in fails(
-        capsys, "new-prompts", "prompts.parquet", "-o", "new.parquet", *over_http, "--max-requests", "5"
+        "new-prompts", "prompts.parquet", "-o", "new.parquet", *over_http, "--max-requests", "5"
     )
 
 
 # What a judge is asked
 
 
-def test_options_of_the_other_kind_of_judge_are_refused(folder, over_http, capsys):
+def test_options_of_the_other_kind_of_judge_are_refused(folder, over_http, fails):
     judge = ["judge", "pairs.parquet", "-o", "votes.parquet", *over_http]
-    assert "--samples is an option of --kind rubric" in fails(capsys, *judge, "--samples", "5")
+    assert "--samples is an option of --kind rubric" in fails(*judge, "--samples", "5")
     rubric = [*judge, "--kind", "rubric"]
-    assert "--reasoning is an option of --kind pairwise" in fails(capsys, *rubric, "--reasoning", "5")
-    assert "--on-flip is an option of --kind pairwise" in fails(capsys, *rubric, "--on-flip", "keep")
+    assert "--reasoning is an option of --kind pairwise" in fails(*rubric, "--reasoning", "5")
+    assert "--on-flip is an option of --kind pairwise" in fails(*rubric, "--on-flip", "keep")
     Path("criteria.json").write_text('["It is true."]')
-    assert "expected JSON {criterion in words: weight}" in fails(capsys, *rubric, "--criteria", "criteria.json")
+    assert "expected JSON {criterion in words: weight}" in fails(*rubric, "--criteria", "criteria.json")
     assert "--criterion and --criteria were both given" in fails(
-        capsys, *rubric, "--criteria", "criteria.json", "--criterion", "short"
+        *rubric, "--criteria", "criteria.json", "--criterion", "short"
     )
-    assert "reasoning is -1; expected 0 or more" in fails(capsys, *judge, "--reasoning", "-1")
-    assert "expected --plot to end in .png or .svg" in fails(capsys, *judge, "--plot", "plot.gif")
+    assert "reasoning is -1; expected 0 or more" in fails(*judge, "--reasoning", "-1")
+    assert "expected --plot to end in .png or .svg" in fails(*judge, "--plot", "plot.gif")
 
 
-def test_references_are_shown_with_the_prompts_they_belong_to(folder, server, over_http, capsys):
+def test_references_are_shown_with_the_prompts_they_belong_to(folder, server, over_http, fails):
     rubric = ["judge", "pairs.parquet", "-o", "votes.parquet", *over_http, "--kind", "rubric", "--samples", "1"]
     pq.write_table(pa.table({"prompt": TEXTS[:1], "reference": ["Teal, say."]}), "good.parquet")
     assert run(*rubric, "--references", "good.parquet") == 0
@@ -352,8 +333,8 @@ def test_references_are_shown_with_the_prompts_they_belong_to(folder, server, ov
     asked = [request["messages"][0]["content"] for request in server.requests]
     assert sum("Teal, say." in text for text in asked) == 4
     pq.write_table(pa.table({"prompt": ["Other?"], "reference": ["x"]}), "good.parquet")
-    assert "none of its prompts is one of the pairs'" in fails(capsys, *rubric, "--references", "good.parquet")
-    assert "expected columns prompt and reference" in fails(capsys, *rubric, "--references", "prompts.parquet")
+    assert "none of its prompts is one of the pairs'" in fails(*rubric, "--references", "good.parquet")
+    assert "expected columns prompt and reference" in fails(*rubric, "--references", "prompts.parquet")
 
 
 @pytest.mark.slow
@@ -375,41 +356,3 @@ def test_another_seed_draws_other_grades(folder, server, over_http):
     seeds = [request["seed"] for request in server.requests]
     assert len(set(seeds)) == len(seeds) == 144
     assert json.loads(Path("b.parquet.manifest.json").read_text())["seed"] == 1
-
-
-# New prompts
-
-
-@pytest.mark.slow
-def test_new_prompts_are_written_with_what_was_left_out_and_why(folder, server, over_http, capsys):
-    three = " Task 1: Tell me {0} {1} things.\nTask 2: Draw it now for {0}.\nTask 3: No."
-    server.says = lambda content, seed: three.format(seed, seed + 1)
-    grow = ["new-prompts", "prompts.parquet", "-o", "new.parquet", *over_http, "-n", "5", "--batch", "2"]
-    found = plan(capsys, *grow)
-    assert run(*grow, "--cache", "answers") == 0
-    assert "5 of 5 new prompts from 6 seeds, 6 requests; left out" in capsys.readouterr().out
-    made = counts("new.parquet")
-    assert found["requests"][0] == 22 >= made["requests"] == len(server.requests) == 6
-    assert made["left_out"] == {"a keyword": 6, "enough were found before": 1, "under 4 words": 6} or made["left_out"]
-    assert run("generate", "new.parquet", "-o", "out.parquet", *over_http, "-n", "1") == 0
-    assert counts("out.parquet")["n_candidates"] == 5
-
-
-def test_new_prompts_stop_at_a_limit_and_go_on_to_the_same_bytes(folder, server, over_http):
-    server.says = lambda content, seed: f" Tell me {seed} {seed + 1} things."
-    grow = ["new-prompts", "prompts.parquet", *over_http, "-n", "9", "--batch", "3", "-o"]
-    assert run(*grow, "straight.parquet") == 0
-    server.requests.clear()
-    assert run(*grow, "new.parquet", "--cache", "answers", "--max-requests", "4") == 3
-    assert run(*grow, "new.parquet", "--cache", "answers") == 0
-    assert len(server.requests) == 9
-    for end in ("", ".manifest.json"):
-        assert Path(f"new.parquet{end}").read_bytes() == Path(f"straight.parquet{end}").read_bytes()
-
-
-def test_where_nothing_new_is_found_nothing_is_written(folder, server, over_http, capsys):
-    server.says = lambda content, seed: "No."
-    grow = ["new-prompts", "prompts.parquet", "-o", "new.parquet", *over_http, "-n", "1", "--batch", "2"]
-    assert run(*grow) == 2
-    assert "no new prompt was kept of 6 requests" in capsys.readouterr().err
-    assert not Path("new.parquet").exists()
