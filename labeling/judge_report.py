@@ -52,6 +52,9 @@ class JudgeReport:
     """Share of verdicts, over both orders, for what was shown first; 0.5 = no bias, 1 = nothing else."""
     consistency_share: float
     """Share of pairs on which both orders name the same response."""
+    sample_agreement_share: float
+    """Share of pairs of samples drawn for one prompt that say the same: name the same response in one order, or give a
+    response the same score. 0.5 for verdicts by the toss of a coin; NaN where no prompt has two samples."""
     longer_share: float
     """Share of its votes that go to the longer response (in characters)."""
     gold_longer_share: float
@@ -115,6 +118,7 @@ def judge_report(verdicts: Verdicts, pairs: Pairs, cost_usd: float | None = None
         position_bias=verdicts.position_bias,
         first_share=_share((orders[:, both] > 0).sum() + (orders[:, both] == 0).sum() / 2, 2 * both.sum()),
         consistency_share=_share((verdicts.shown_first * verdicts.shown_second > 0).sum(), both.sum()),
+        sample_agreement_share=verdicts.sample_agreement,
         longer_share=_share((voted & ((verdicts.votes == 0) == (longer > 0)))[longer != 0].sum(),
                             (voted & (longer != 0)).sum()),
         gold_longer_share=_share((decided & ((gold > 0.5) == (longer > 0)))[longer != 0].sum(),
@@ -164,7 +168,7 @@ def _lines(report: JudgeReport) -> list[tuple[str, str]]:
         return "-" if math.isnan(value) else f"{value:.3f}"
 
     reasons = ", ".join(f"{name} {count:,}" for name, count in report.abstained.items() if count) or "none"
-    ranks = report.rankings
+    ranks, alike = report.rankings, report.sample_agreement_share
     usd = "" if report.cost_usd is None else f", {report.cost_usd:.4f} USD"
     return [
         ("judge", f"{report.name} ({', '.join(report.notes.get(key, '-') for key in ('kind', 'model'))})"),
@@ -181,6 +185,7 @@ def _lines(report: JudgeReport) -> list[tuple[str, str]]:
          f"{share(report.length_correlation)}"),
         ("scores 0 to 5", " ".join(map(str, report.score_counts)) or "-"),
         ("unparsed samples", f"{share(report.unparsed_share)} of {report.n_samples:,}"),
+        *([] if math.isnan(alike) else [("samples of one prompt", f"{alike:.3f} of their pairs agree")]),
         ("cost", f"{report.n_prompts:,} prompts, {report.prompt_tokens:,} tokens read, "
          f"{report.sampled_tokens:,} written, {report.seconds:.1f} s{usd}"),
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from labeling.judge_prompts import Template, load_template
 from labeling.llm import Conversation, Engine, Sampling
 from labeling.returned import Votes, signs_to_votes
 from labeling.truncation import ANSWER_TOKENS, Texts, fit_prompts, prompt_room
-from labeling.verdicts import Cost, Verdicts
+from labeling.verdicts import Cost, Verdicts, agreement
 from labeling.voters import Ballot
 from labeling.votes import Vote
 
@@ -78,7 +79,7 @@ class PairwiseJudge:
         fitted = fit_prompts(texts_of(table), self._prompts, self.engine, self._most_tokens())
         asked = np.flatnonzero(~fitted.too_long)
         prompts = [prompt for i in asked for prompt in fitted.prompts[i]]
-        log_odds, read, written = self._log_odds(prompts)
+        log_odds, read, written, alike = self._log_odds(prompts)
         orders = np.full((table.num_rows, 2), np.nan)
         orders[asked] = log_odds.reshape(-1, 2) * (1, -1)
         votes, margins, abstained = decide(orders, fitted.too_long, self.on_flip)
@@ -86,7 +87,8 @@ class PairwiseJudge:
         cost = Cost(n_prompts, int(fitted.n_tokens[asked].sum()) + read, written, time.perf_counter() - start)
         return Verdicts(
             self.name, votes, margins, abstained, cost, orders[:, 0], orders[:, 1],
-            scores=np.full((table.num_rows, 2), np.nan), n_cut=int((fitted.cut & ~fitted.too_long).sum()),
+            scores=np.full((table.num_rows, 2), np.nan), sample_agreement=alike,
+            n_cut=int((fitted.cut & ~fitted.too_long).sum()),
             notes={"kind": "pairwise", "model": self.engine.model, "criterion": self.criterion},
         )  # fmt: skip
 
@@ -115,12 +117,13 @@ class PairwiseJudge:
         behind = self.reasoning.max_tokens + after - before + ANSWER_TOKENS
         return prompt_room(self.engine, self.max_prompt_tokens, behind)
 
-    def _log_odds(self, prompts: Sequence[Conversation]) -> tuple[FloatArray, int, int]:
-        """Return the log-odds of the letter A, shape (n,), and the tokens read beside `prompts`, and written."""
+    def _log_odds(self, prompts: Sequence[Conversation]) -> tuple[FloatArray, int, int, float]:
+        """Return the log-odds of the letter A, shape (n,), the tokens read beside `prompts`, and written, and how far
+        verdicts on one prompt agree."""
         if not prompts:
-            return np.empty(0), 0, 0
+            return np.empty(0), 0, 0, math.nan
         if self.reasoning is None:
-            return letter_log_odds(self.engine, prompts), 0, 0
+            return letter_log_odds(self.engine, prompts), 0, 0, math.nan
         drawn = self.engine.generate(prompts, self.reasoning)
         followed = [
             self._followed(prompt, sample.text)
@@ -129,7 +132,7 @@ class PairwiseJudge:
         ]
         each = letter_log_odds(self.engine, followed).reshape(len(prompts), -1)
         written = sum(sample.n_tokens for samples in drawn for sample in samples)
-        return each.mean(axis=1), sum(self.engine.count_tokens(followed)), written
+        return each.mean(axis=1), sum(self.engine.count_tokens(followed)), written, agreement(np.sign(each))
 
 
 def texts_of(table: pa.Table) -> list[Texts]:

@@ -19,7 +19,7 @@ from labeling.judge_prompts import Template, load_template
 from labeling.llm import Conversation, Engine, Sampling
 from labeling.returned import Votes, signs_to_votes
 from labeling.truncation import ANSWER_TOKENS, Texts, fit_prompts, prompt_room
-from labeling.verdicts import Cost, Verdicts
+from labeling.verdicts import Cost, Verdicts, agreement
 from labeling.voters import Ballot
 
 FloatArray = npt.NDArray[np.float64]
@@ -88,7 +88,7 @@ class RubricJudge:
         return Verdicts(
             self.name, votes, margins, abstained,
             Cost(n_prompts, tokens, counts.n_tokens, time.perf_counter() - start), unknown, unknown,
-            scores, counts.n_samples, counts.n_unparsed, int((cut & ~too_long).sum()),
+            scores, counts.n_samples, counts.n_unparsed, counts.agreement, int((cut & ~too_long).sum()),
             {"kind": "rubric", "model": self.engine.model, "criteria": "; ".join(self.criteria) or "five points"},
         )  # fmt: skip
 
@@ -114,23 +114,25 @@ class RubricJudge:
     def _grades(self, prompts: Sequence[Conversation]) -> tuple[FloatArray, _Counts]:
         """Return a score a prompt, in [0, 5], NaN where there is none, and what was drawn."""
         if not prompts:
-            return np.empty(0), _Counts(0, 0, 0)
+            return np.empty(0), _Counts()
         if self.sampling is None:
             probabilities = np.exp(self.engine.choose(prompts, DIGITS))
-            return probabilities @ np.arange(6.0) / probabilities.sum(axis=1), _Counts(0, 0, 0)
+            return probabilities @ np.arange(6.0) / probabilities.sum(axis=1), _Counts()
         samples = self.engine.generate(prompts, self.sampling)
         parsed = [[parse_score(sample.text) for sample in drawn] for drawn in samples]
         scores = [[score for score in row if score is not None] for row in parsed]
         means = np.array([np.mean(row) if row else np.nan for row in scores])
         n, n_parsed = sum(map(len, parsed)), sum(map(len, scores))
-        return means, _Counts(n, n - n_parsed, sum(sample.n_tokens for drawn in samples for sample in drawn))
+        n_tokens = sum(sample.n_tokens for drawn in samples for sample in drawn)
+        return means, _Counts(n, n - n_parsed, n_tokens, agreement(np.array(parsed, dtype=float)))
 
 
 @dataclass(frozen=True)
 class _Counts:
-    n_samples: int
-    n_unparsed: int
-    n_tokens: int
+    n_samples: int = 0
+    n_unparsed: int = 0
+    n_tokens: int = 0
+    agreement: float = math.nan
 
 
 def parse_score(text: str) -> int | None:

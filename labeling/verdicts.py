@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -51,6 +52,9 @@ class Verdicts:
     """Texts drawn that a score was looked for in."""
     n_unparsed: int = 0
     """Those of them that ended in no score; they were dropped."""
+    sample_agreement: float = math.nan
+    """Share of pairs of samples drawn for one prompt (for a pair in one order, or for a response) that say the same;
+    NaN where none has two."""
     n_cut: int = 0
     """Pairs shown with a text cut in the middle."""
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -79,3 +83,16 @@ class Verdicts:
         """Return the votes as a matrix of one voter, of the very pairs they are on."""
         ballot = self.ballot()
         return VoteMatrix(ballot.votes[:, None], ballot.margins[:, None], (self.name,), pairs.pair_ids, pairs.groups)
+
+
+def agreement(samples: FloatArray) -> float:
+    """Return the share of pairs of samples of one row that say the same; samples (n, k) are NaN where there is none.
+
+    NaN where no row has two. Unlike the share that agrees with a majority, it does not grow as samples get fewer.
+
+    >>> agreement(np.array([[1, 1, -1], [1, math.nan, 1]]))
+    0.5
+    """
+    first, second = np.triu_indices(samples.shape[1], k=1)
+    met = ~np.isnan(samples[:, first]) & ~np.isnan(samples[:, second])
+    return float((samples[:, first] == samples[:, second])[met].mean()) if met.any() else math.nan

@@ -11,6 +11,7 @@ import pytest
 from labeling.errors import VotesError
 from labeling.judge_plot import plot_verdicts
 from labeling.judge_report import judge_report
+from labeling.llm import Sampling
 from labeling.pairwise_judge import PairwiseJudge
 from labeling.rubric_judge import RubricJudge
 
@@ -33,6 +34,19 @@ def pairs(pairs_of):
 
 def by_digits(texts):
     return [0.0 if digit == min(texts["RESPONSE"].count("good"), 5) else -50.0 for digit in range(6)]
+
+
+def test_samples_of_one_order_that_disagree_are_reported_and_one_alone_is_not(scripted, pairs):
+    def judged(n):
+        turned = iter([1, 1, -1, *[1] * 39][: 14 * n])  # of all verdicts, one of the first prompt is the other way
+        engine = scripted(lambda texts: (next(turned), 0.0), writes=lambda texts, i: f"Thought {i}.")
+        judge = PairwiseJudge(engine, reasoning=Sampling(n=n, temperature=0.7))
+        return judge_report(judge.judge(pairs.voter_table()), pairs)
+
+    assert judged(3).sample_agreement_share == pytest.approx((13 + 1 / 3) / 14)
+    assert "samples of one prompt    0.952 of their pairs agree" in str(judged(3))
+    assert math.isnan(judged(1).sample_agreement_share)
+    assert "samples of one prompt" not in str(judged(1))
 
 
 @pytest.mark.slow

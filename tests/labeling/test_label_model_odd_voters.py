@@ -36,7 +36,7 @@ def test_a_voter_trained_on_the_models_own_labels_makes_it_no_surer(n_gold, simu
 
 @pytest.mark.parametrize(
     ("named", "words"),
-    [(["nobody"], "self_labels names nobody, but the voters are v3"), (["v0", "v1", "v3", "v4", "v7"], "every voter")],
+    [(["nobody"], "self_labels names nobody, but the voters are v0"), (["v0", "v1", "v3", "v4", "v7"], "every voter")],
 )
 def test_self_labels_must_name_some_voters_and_leave_others(named, words, simulate):
     with pytest.raises(VotesError, match=words):

@@ -80,6 +80,17 @@ def test_samples_are_averaged_and_those_without_a_score_dropped_and_counted(scri
     assert (verdicts.n_samples, verdicts.n_unparsed) == (18, 16)
     assert verdicts.votes.tolist() == [-1, -1, -1]
     assert np.isnan(verdicts.margins).all()
+    assert verdicts.sample_agreement == 0
+
+
+@pytest.mark.parametrize(
+    ("grades", "n", "share"),
+    [("445", 3, 1 / 3), ("444", 3, 1.0), ("4?4", 3, 1.0), ("4", 1, np.nan), ("4455", 4, 1 / 3)],
+)
+def test_the_agreement_of_samples_is_the_share_of_their_pairs_with_the_same_score(scripted, pairs, grades, n, share):
+    engine = scripted(writes=lambda texts, i: f"Score: {grades[i]}")
+    verdicts = RubricJudge(engine, sampling=Sampling(n=n, temperature=1.0)).judge(pairs.voter_table())
+    assert verdicts.sample_agreement == pytest.approx(share, nan_ok=True)
 
 
 def test_swapping_the_responses_mirrors_the_verdicts(scripted, pairs):
