@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_block_mask
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -181,6 +184,51 @@ def test_the_rule_for_flex_attention_is_the_rule_written_out() -> None:
         q, k = (torch.arange(len(expected)) for _ in range(2))
         zero = torch.tensor(0)
         assert torch.equal(mask.mask_mod(zero, zero, q[:, None], k[None, :]), expected)
+
+
+class Largest(TorchDispatchMode):
+    """Watch for the largest tensor that is made."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.n = max(
+            [self.n, *(t.numel() for t in (made if isinstance(made, tuple | list) else [made]) if torch.is_tensor(t))]
+        )
+        return made
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("n_trees", [1, 6])
+def test_flex_attention_sees_what_the_rule_says_block_by_block_and_never_all_at_once(
+    causal: bool, n_trees: int
+) -> None:
+    groups = [
+        [np.concatenate([np.arange(n), [k], np.arange(n + k)]) for k in (60, 90)] for n in (700, 20, 150, 3, 60, 200)
+    ]
+    trees = pack(groups[:n_trees], causal=causal).trees
+    cpu = torch.device("cpu")
+    expected = sees(trees, causal, cpu)[0, 0]
+    with Largest() as largest:
+        mask = block_mask(trees, causal, cpu)
+    n = len(expected)
+    assert largest.n <= 128 * (n + 127) < n * n
+    told = torch.zeros(-(-n // 128) * 128, -(-n // 128) * 128, dtype=torch.bool)
+    padded = torch.nn.functional.pad(expected, (0, len(told) - n, 0, len(told) - n))
+    for full, counts, blocks in (
+        (False, mask.kv_num_blocks, mask.kv_indices),
+        (True, mask.full_kv_num_blocks, mask.full_kv_indices),
+    ):
+        for row, (count, columns) in enumerate(zip(counts[0, 0].tolist(), blocks[0, 0].tolist(), strict=True)):
+            for column in columns[:count]:
+                place = slice(128 * row, 128 * row + 128), slice(128 * column, 128 * column + 128)
+                told[place] = True if full else padded[place]
+    assert torch.equal(told, padded)
+    theirs = create_block_mask(mask.mask_mod, None, None, n, n, device="cpu")
+    for name in ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices", "q_num_blocks", "q_indices"):
+        assert torch.equal(getattr(mask, name), getattr(theirs, name)), name
+    assert mask.shape == theirs.shape
 
 
 @pytest.mark.parametrize(
