@@ -52,8 +52,10 @@ def verify(
         write_json(out, result.record())
     asked = sum(one.difference is not None for one in result.checked)
     n_differ = sum(one.differs for one in result.checked)
+    n_failed = sum(one.failed for one in result.checked)
     last = f"{model}: {n_differ} of {asked} consumers asked differ by more than {result.tolerance:g}"
-    return result.agrees, f"{result.text()}\n{last} on {result.n} conversations"
+    failures = f"; {n_failed} failed" if n_failed else ""
+    return result.agrees, f"{result.text()}\n{last} on {result.n} conversations{failures}"
 
 
 def is_candidates(path: str) -> bool:

@@ -173,8 +173,14 @@ def head_in_float32(model: PreTrainedModel) -> None:
 
 
 def positions(model: PreTrainedModel) -> int:
-    """Return the longest input the model has positions for, in tokens."""
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30))
+    """Return the longest input the model has positions for, in tokens.
+
+    RoBERTa and its kin number positions from `padding_idx` + 1 on, so that they have fewer than entries in the table.
+    """
+    n = int(getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30))
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return n if padding is None else n - int(padding) - 1
 
 
 def warn_of_truncation(n_truncated: int, n: int, max_length: int) -> None:

@@ -49,7 +49,9 @@ class Checked:
     same_tokens: bool | None
     differs: bool
     reason: str
-    """Why it differs, or could not be asked; '' where it agrees."""
+    """Why it differs, failed, or could not be asked; '' where it agrees."""
+    failed: bool = False
+    """Whether it was asked and raised an error."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ class Verification:
 
     @property
     def agrees(self) -> bool:
-        """Whether no consumer that was asked differs."""
-        return not any(one.differs for one in self.checked)
+        """Whether no consumer that was asked differs or failed."""
+        return not any(one.differs or one.failed for one in self.checked)
 
     def record(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -79,7 +81,8 @@ class Verification:
         """Return a table, a line for each consumer, and the notes."""
         rows = [("consumer", "version", "max |difference|", "tokens", "")]
         for one in self.checked:
-            figure = "not run" if one.difference is None else f"{one.difference:.1e}"
+            absent = "failed" if one.failed else "not run"
+            figure = absent if one.difference is None else f"{one.difference:.1e}"
             tokens = {None: "", True: "same", False: "other"}[one.same_tokens]
             verdict = one.reason if one.difference is None or one.differs else "agrees"
             rows.append((one.consumer, one.version, figure, tokens, f"DIFFERS: {verdict}" if one.differs else verdict))
@@ -99,7 +102,8 @@ def verify(
     """Score conversations by this library and by every consumer that can be asked here, and compare.
 
     Of `pairs` the first `limit` are scored, both responses of each; without pairs, a few built-in conversations are.
-    `vllm_python` names the Python of another environment that has vLLM. Raises DataError where this library itself
+    `vllm_python` names the Python of another environment that has vLLM. A consumer that raises an error is a row of
+    its own that says so. Raises DataError where this library itself
     cannot load the model (no score head, pickled weights, code of its own), or no conversation is left to score.
     """
     ours = RewardModel.load(model)
@@ -127,6 +131,9 @@ def _checked(
         taken = take(name, saved, rows)
     except NotRunError as error:
         return Checked(name, version(name), None, None, False, str(error))
+    except Exception as error:  # other people's code may raise anything, and the other rows are worth having
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return Checked(name, version(name), None, None, False, said, failed=True)
     difference = float(np.abs(taken.rewards - expected.rewards).max())
     differs = not difference <= tolerance
     reason = cause(expected, taken, facts) if differs else ""

@@ -5,11 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoModelForSequenceClassification
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from labeling.errors import DataError, WeakprefWarning
 from labeling.pairs import Pairs
-from rm.model import RewardModel, load_base, score
+from rm.model import RewardModel, load_base, positions, score
 
 Rows = Callable[[int], list[tuple[list[dict[str, str]], str, str]]]
 
@@ -108,3 +115,16 @@ def test_a_base_without_all_its_weights_is_an_error(tiny: str, tmp_path: Path) -
 def test_a_model_that_is_nowhere_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be loaded as a directory or from the hub"):
         load_base(str(tmp_path / "nowhere"), 64)
+
+
+def test_positions_that_begin_after_the_padding_are_not_counted() -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = RobertaConfig(vocab_size=20, max_position_embeddings=34, pad_token_id=1, **sizes)
+    model = RobertaForSequenceClassification(config).eval()
+    assert positions(model) == 32
+    assert model(torch.full((1, 32), 5)).logits.isfinite().all()
+    with pytest.raises((IndexError, RuntimeError), match="index"):
+        model(torch.full((1, 33), 5))
+    assert (
+        positions(BertForSequenceClassification(BertConfig(vocab_size=20, max_position_embeddings=34, **sizes))) == 34
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoTokenizer
 
 from labeling.errors import DataError
 from labeling.pairs import Pairs
+from rm.consumers import CONSUMERS, Saved, Taken
 from rm.handoff import save
 from rm.model import RewardModel, load_base
 from rm.trainer import is_head
@@ -189,3 +191,21 @@ def test_the_table_and_the_record_say_the_same(qwen3: Path) -> None:
     assert record["agrees"] is False
     assert [one["consumer"] for one in record["checked"] if one["differs"]] == ["transformers pipeline"]
     assert np.isfinite([one["difference"] for one in record["checked"] if one["difference"] is not None]).all()
+
+
+def test_a_consumer_that_raises_is_a_failed_row_and_the_others_are_asked(
+    qwen3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(saved: Saved, rows: Any) -> Taken:
+        raise TypeError("got an unexpected\n  keyword")
+
+    monkeypatch.setitem(CONSUMERS, "rewardbench", ("", broken))
+    result = verify(qwen3)
+    checked = {one.consumer: one for one in result.checked}
+    failed = checked["rewardbench"]
+    assert (failed.failed, failed.differs, failed.difference) == (True, False, None)
+    assert failed.reason == "TypeError: got an unexpected keyword"
+    assert not result.agrees
+    assert not any(one.failed for name, one in checked.items() if name != "rewardbench")
+    assert checked["OpenRLHF"].difference is not None
+    assert re.search(r"rewardbench .* failed .*TypeError: got an unexpected keyword", result.text())
