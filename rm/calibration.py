@@ -38,7 +38,8 @@ class TemperatureFit:
     before: Figures
     """At temperature 1."""
     after: Figures | None
-    """Each pair at the temperature fitted on the other groups (10 folds at most); None where there is one group."""
+    """Each pair at the temperature fitted on the other groups (10 folds at most), the largest allowed where those do
+    not tell gold better than chance; None where there is one group."""
 
 
 def calibrate(model: str | Path, pairs: Pairs, *, seed: int = 0) -> TemperatureFit:
@@ -68,7 +69,11 @@ def calibrate(model: str | Path, pairs: Pairs, *, seed: int = 0) -> TemperatureF
 
 
 def fit_temperature(rewards: FloatArray, pairs: Pairs, seed: int = 0) -> TemperatureFit:
-    """Fit the temperature of rewards (n, 2) of pairs that all have gold, and cross-fit it by group."""
+    """Fit the temperature of rewards (n, 2) of pairs that all have gold, and cross-fit it by group.
+
+    Raises GoldError where all pairs together do not tell a temperature. Where only the pairs outside a fold do not, the
+    fold is judged at the largest temperature allowed: next to chance, as somebody with those pairs alone would have to.
+    """
     margins, gold, groups = rewards[:, 0] - rewards[:, 1], pairs.gold, pairs.groups
     temperature = likeliest_temperature(margins, gold)
     folds, after = group_folds(groups, FOLDS), None
@@ -76,7 +81,11 @@ def fit_temperature(rewards: FloatArray, pairs: Pairs, seed: int = 0) -> Tempera
         p_a = np.empty(len(gold))
         for fold in range(int(folds.max()) + 1):
             inside = folds == fold
-            p_a[inside] = probability(rewards[inside], likeliest_temperature(margins[~inside], gold[~inside]))
+            try:
+                found = likeliest_temperature(margins[~inside], gold[~inside])
+            except GoldError:
+                found = LARGEST * _size(margins)
+            p_a[inside] = probability(rewards[inside], found)
         after = measure(p_a, gold, groups, seed)
     before = measure(probability(rewards), gold, groups, seed)
     return TemperatureFit(temperature, len(np.unique(groups)), before, after)
@@ -97,7 +106,7 @@ def likeliest_temperature(margins: FloatArray, gold: FloatArray) -> float:
     >>> round(likeliest_temperature(np.full(4, 2.0), np.array([1.0, 1.0, 1.0, 0.0])), 3)  # 2 / log 3
     1.82
     """
-    size = float(np.median(np.abs(margins[margins != 0]))) if margins.any() else 0.0
+    size = _size(margins)
 
     def slope(sharpness: float) -> float:
         return float((margins * (sigmoid(margins * sharpness) - gold)).mean())
@@ -111,3 +120,8 @@ def likeliest_temperature(margins: FloatArray, gold: FloatArray) -> float:
     if slope(sharpest) <= 0:
         return SMALLEST * size
     return float(1 / brentq(slope, 1 / (LARGEST * size), sharpest))
+
+
+def _size(margins: FloatArray) -> float:
+    """Return the median size of the margins that are not 0; 0 where all are."""
+    return float(np.median(np.abs(margins[margins != 0]))) if margins.any() else 0.0

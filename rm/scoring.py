@@ -18,12 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from labeling.errors import WeakprefWarning
 from labeling.files import sha256
 from labeling.pairs import Message, Pairs
 from labeling.parts import claim, is_part, part_folder, stamp, stamped, write_among
+from rm.checkpoint import read_record
 from rm.shares import Scoring, finish, rank_and_world, read_parts
+from rm.temperature import KEY
 
 FloatArray = npt.NDArray[np.float64]
 SCORING = Scoring()
@@ -44,7 +47,7 @@ class Scored:
     n_truncated: int
     """Those of them longer than the model's max_length, which lost the beginning of their prompt."""
     model: Mapping[str, str]
-    """SHA-256 of each file of the model."""
+    """SHA-256 of each file of the model, as `model_hashes` has it."""
 
 
 def score_to(
@@ -130,11 +133,27 @@ def distinct_conversations(
 
 
 def model_hashes(model: str | Path) -> dict[str, str]:
-    """Return the SHA-256 of each file of a model on which a reward depends; a hub id stands for itself."""
+    """Return the SHA-256 of each file of a model on which a reward depends; of a hub id, that and its commit.
+
+    Of config.json it is that of its entries, sorted, but the one that `rm.calibrate` writes: no reward depends on it.
+    """
     folder = Path(model)
     if not folder.is_dir():
-        return {"hub": str(model)}
-    return {file.name: sha256(file) for pattern in MODEL_FILES for file in sorted(folder.glob(pattern))}
+        return {"hub": str(model), "commit": _commit(str(model))}
+    found = {file.name: sha256(file) for pattern in MODEL_FILES for file in sorted(folder.glob(pattern))}
+    if "config.json" in found:
+        config = {name: value for name, value in read_record(folder / "config.json").items() if name != KEY}
+        found["config.json"] = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    return found
+
+
+def _commit(model: str) -> str:
+    """Return the commit of a hub id that would be loaded now, '' where nothing is found: loading says why."""
+    try:
+        file = cached_file(model, "config.json")
+    except (OSError, ValueError):
+        return ""
+    return extract_commit_hash(file, None) or ""
 
 
 def _digest(distinct: Sequence[Sequence[Message]], rows: npt.NDArray[np.int64]) -> str:

@@ -82,6 +82,20 @@ def test_figures_after_are_those_of_temperatures_that_did_not_see_the_group(as_p
     assert found.after.accuracy == found.before.accuracy
 
 
+def test_a_fold_of_which_the_others_tell_nothing_is_judged_next_to_chance(as_pairs: AsPairs) -> None:
+    """Two groups: all pairs together tell gold, but without the first group's the rewards are worse than chance."""
+    rows = [([{"role": "user", "content": f"Why {i}?"}], "Yes.", "No.") for i in range(2)]
+    rewards = np.stack([[3.0, 1.0], np.zeros(2)], axis=1)
+    found = fit_temperature(rewards, as_pairs(rows, [1.0, 0.0]))
+    assert found.after is not None
+    assert found.after.accuracy == found.before.accuracy == 0.5
+    first = -np.log(sigmoid(np.array(3.0 / 200)))  # T is 100 times the median margin, 2
+    second = -np.log(sigmoid(np.array(-1.0 / 0.06)))  # T is 0.02 times the only margin that is left, 3
+    assert found.after.log_loss == pytest.approx((first + second) / 2, rel=1e-6)
+    with pytest.raises(GoldError, match="better than chance"):
+        fit_temperature(rewards, as_pairs(rows, [0.0, 0.0]))
+
+
 @pytest.mark.slow
 def test_a_temperature_is_kept_read_and_shown_and_changes_no_accuracy_and_no_reward(folder: Path, pairs: Pairs) -> None:
     raw, before = score(folder, pairs), evaluate(folder, pairs)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +25,8 @@ from labeling.parts import part_folder
 from rm.batches import batches
 from rm.handoff import save
 from rm.model import RewardModel, load_base, score
-from rm.scoring import Scoring, distinct_conversations, score_to
+from rm.scoring import Scoring, distinct_conversations, model_hashes, score_to
+from rm.temperature import KEY
 
 Rows = Callable[[int], list[tuple[list[dict[str, str]], str, str]]]
 AsPairs = Callable[..., Pairs]
@@ -283,3 +286,31 @@ def _runs(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+def test_a_temperature_changes_nothing_that_rewards_are_known_by_and_any_other_entry_does(
+    decoder: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "rm"
+    shutil.copytree(decoder, model)
+    before = model_hashes(model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {KEY: {"temperature": 2.0}}))
+    assert model_hashes(model) == before
+    (model / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    assert {name for name, value in model_hashes(model).items() if before[name] != value} == {"config.json"}
+
+
+@pytest.mark.slow
+def test_a_hub_id_is_known_by_its_commit_too(decoder: Path, tmp_path: Path) -> None:
+    """A cache as the hub's client lays it out, so that nothing is downloaded."""
+    cache = tmp_path / "hub" / "models--owner--name"
+    for commit in ("a" * 40, "b" * 40):
+        shutil.copytree(decoder, cache / "snapshots" / commit)
+        (cache / "refs").mkdir(exist_ok=True)
+        (cache / "refs" / "main").write_text(commit)
+        code = "from rm.scoring import model_hashes; print(model_hashes('owner/name'), model_hashes('owner/none'))"
+        env = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        known = {"hub": "owner/name", "commit": commit}, {"hub": "owner/none", "commit": ""}
+        assert done.stdout.strip() == " ".join(map(str, known))
