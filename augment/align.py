@@ -14,7 +14,7 @@ from augment.policies import load_policy, need_rlhf, quiet_trl, seeded, with_tem
 from augment.policy_rewards import Ensemble, Penalties, reward_functions
 from labeling.chat_tokens import prompt_tokens
 from labeling.errors import DataError, WeakprefWarning
-from labeling.files import manifest, sha256, write_json
+from labeling.files import input_hash, manifest, sha256, write_json
 from labeling.llm import Conversation
 from labeling.pairs import prompt_id
 from rm.options import option
@@ -148,8 +148,7 @@ def data_hashes(data: str | Path) -> dict[str, str]:
 
 def weights_hash(folder: str | Path) -> str:
     """Return what stands for a model in a manifest: the hash of its weights, or the name of a hub id."""
-    path = Path(folder) / "model.safetensors"
-    return sha256(path) if path.is_file() else Path(folder).name
+    return input_hash(folder)
 
 
 def digest(prompts: Sequence[Conversation]) -> str:

@@ -20,7 +20,7 @@ from augment.export import export as write_export
 from labeling import apply, heuristics, read_pairs, read_votes, summary, write_votes
 from labeling.dawid_skene import DawidSkene, OneCoin
 from labeling.errors import DataError, VoterError, VotesError
-from labeling.files import manifest, sha256, write_json
+from labeling.files import input_hash, manifest, sha256, write_json
 from labeling.heuristics import Preset
 from labeling.label_model import LabelModel
 from labeling.logistic_model import LogisticModel
@@ -156,7 +156,7 @@ def label(path: str, out: Path, reading: Reading, voting: Voting) -> str:
         "voters": {name: round(float(share), 4) for name, share in summary(votes)["coverage_share"].items()},
     }
     inputs = {"pairs": Path(path)} | ({"lfs": voting.lfs} if voting.lfs else {})
-    inputs |= {f"rm_{i}": weights(model) for i, model in enumerate(voting.reward_models)}
+    inputs |= {f"rm_{i}": model for i, model in enumerate(voting.reward_models)}
     write_manifest(out, "label", inputs, None, counts | {"preset": voting.preset})
     return f"{out}: {len(voters)} voters on {len(pairs)} pairs, {covered:.1%} of pairs with a vote"
 
@@ -180,11 +180,6 @@ def check_out(out: Path, source: str | Path) -> None:
         raise DataError(f"{out} is a folder, expected the name of a file to write; pass another --out")
     if out.exists() and out.resolve() == Path(source).resolve():
         raise DataError(f"{out} is also the input, which would be lost; pass another --out")
-
-
-def weights(model: Path) -> Path:
-    """Return the file of a reward model that a manifest says the hash of."""
-    return model / "model.safetensors"
 
 
 def posterior_of(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:
@@ -215,6 +210,6 @@ def posterior_of(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:
 
 def write_manifest(out: Path, command: str, inputs: dict[str, Path], seed: int | None, counts: dict[str, Any]) -> None:
     """Write the manifest of an output beside it."""
-    hashes = {name: sha256(path) if path.is_file() else path.name for name, path in inputs.items()}
+    hashes = {name: input_hash(path) for name, path in inputs.items()}
     record = manifest(command, inputs=hashes, seed=seed, counts=counts) | {"sha256": sha256(out)}
     write_json(out.with_name(f"{out.name}.manifest.json"), record)

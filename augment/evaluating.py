@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augment.commands import Reading, check_out, posterior_of, weights, write_manifest
+from augment.commands import Reading, check_out, posterior_of, write_manifest
 from labeling import read_pairs
 from labeling.errors import DataError, WeakprefWarning
-from labeling.files import sha256, write_json
+from labeling.files import input_hash, write_json
 from labeling.pairs import Pairs
 from labeling.sources import open_source
 
@@ -65,7 +65,7 @@ def compare(first: Path, second: Path, path: str, out: Path, reading: Reading, *
     check_out(out, path)
     result = rm.compare(first, second, reading(path), seed=seed)
     write_json(out, asdict(result))
-    inputs = {"pairs": Path(path), "model": weights(first), "against": weights(second)}
+    inputs = {"pairs": Path(path), "model": first, "against": second}
     write_manifest(out, "evaluate", inputs, seed, {"pairs": result.n, "groups": result.n_groups})
     return (
         f"{out}: {first.name} minus {second.name} on {result.n:,} pairs in {result.n_groups:,} groups: "
@@ -84,7 +84,7 @@ def benchmark(model: Path, path: str, out: Path, name: str, *, seed: int) -> str
     check_out(out, path)
     result = run_benchmark(model, path, name, seed=seed)
     write_json(out, asdict(result))
-    inputs = {"pairs": Path(path), "model": weights(model)}
+    inputs = {"pairs": Path(path), "model": model}
     write_manifest(out, "evaluate", inputs, seed, {"benchmark": result.benchmark, "items": result.average.n})
     return f"{result}\n\n{out}: {result.benchmark} {result.average.score:.3f} on {result.average.n:,} items"
 
@@ -157,7 +157,7 @@ def _check_report(out: Path, path: str) -> None:
 
 def _inputs(model: Path, path: str, beside: Beside) -> dict[str, Path]:
     posterior = {"posterior": beside.posterior} if beside.posterior else {}
-    return {"pairs": Path(path), "model": weights(model), **posterior}
+    return {"pairs": Path(path), "model": model, **posterior}
 
 
 def _write(out: Path, result: Evaluation, pairs: Pairs, inputs: dict[str, Path], seed: int) -> None:
@@ -167,5 +167,5 @@ def _write(out: Path, result: Evaluation, pairs: Pairs, inputs: dict[str, Path],
         write_json(out, result.record())
         write_manifest(out, "evaluate", inputs, seed, {"pairs": result.n, "ties": result.n_ties})
         return
-    hashes = {name: sha256(path) if path.is_file() else path.name for name, path in inputs.items()}
+    hashes = {name: input_hash(path) for name, path in inputs.items()}
     write_evaluation(out, result, pairs, hashes, seed)

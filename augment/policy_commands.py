@@ -151,7 +151,7 @@ def best_of_n(path: str, out: Path, rms: Sequence[Path], n: int, model: ModelOpt
         generate(read_prompts(path), engine, candidates, sampling, chunk=model.chunk)
     made = choose_best(read_candidates(candidates), ensemble, n)
     made.write(out)
-    inputs = {"candidates": candidates} | {f"rm_{i}": folder / "model.safetensors" for i, folder in enumerate(rms)}
+    inputs = {"candidates": candidates} | {f"rm_{i}": folder for i, folder in enumerate(rms)}
     curve = made.curve()
     write_manifest(out, "best-of-n", inputs, sampling.seed, {"prompts": made.table.num_rows, "n": n, "curve": curve})
     figures = "\n".join(

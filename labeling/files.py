@@ -44,6 +44,22 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def input_hash(path: str | Path) -> str:
+    """Return what stands for an input in a manifest: a file's SHA-256, a model folder's weights', or else the name.
+
+    Weights in several safetensors files have the SHA-256 of the files' names and SHA-256, one file a line, sorted.
+    """
+    whole = Path(path)
+    one, index = whole / "model.safetensors", whole / "model.safetensors.index.json"
+    if whole.is_file() or one.is_file():
+        return sha256(whole if whole.is_file() else one)
+    if not index.is_file():
+        return whole.name
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    lines = "".join(f"{name} {sha256(whole / name)}\n" for name in names)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def versions() -> dict[str, str]:
     """Return the installed versions of weakpref and of what its outputs depend on."""
     found = {}

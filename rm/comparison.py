@@ -12,7 +12,7 @@ import numpy.typing as npt
 from labeling.figures import right_share, row_log_loss
 from labeling.pairs import Pairs
 from labeling.resampling import group_sums, intervals
-from rm.evaluation import check_unseen, warn_of_calibration, with_gold
+from rm.evaluation import check_unseen, warn_of_use, with_gold
 from rm.model import score
 from rm.temperature import probability, temperature_of
 
@@ -62,7 +62,7 @@ def compare(first: str | Path, second: str | Path, pairs: Pairs, *, seed: int = 
     known = with_gold(pairs)
     for model in (first, second):
         check_unseen(model, known)
-        warn_of_calibration(model, known)
+        warn_of_use(model, known)
     one, other = (probability(score(model, known), temperature_of(model)) for model in (first, second))
     return compare_probabilities(one, other, known, seed=seed)
 

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 
 from labeling.errors import DataError
-from labeling.files import manifest, replacing, sha256, write_json
+from labeling.files import input_hash, manifest, replacing, sha256, write_json
 from labeling.pairs import Pairs
-from rm.evaluation import trained_prompts
-from rm.handoff import TRAIN_PROMPTS, save
+from rm.evaluation import hashes
+from rm.handoff import STOPPING_PROMPTS, TRAIN_PROMPTS, save, write_hashes
 from rm.model import RewardModel
 from rm.provenance import MANIFEST, ORIGINS
 from rm.temperature import KEY, sigmoid, temperature_of
@@ -110,14 +110,15 @@ def average(models: Sequence[str | Path], out: str | Path) -> Path:
     first.model.load_state_dict(_mean_weights(first, folders))
     for name in MEASURED:
         vars(first.model.config).pop(name, None)
-    prompts = sorted(set().union(*(trained_prompts(folder) for folder in folders)))
     with replacing(target) as part:
         save(first, part)
-        if prompts:
-            (part / TRAIN_PROMPTS).write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
-        inputs = {f"model_{i}": sha256(folder / "model.safetensors") for i, folder in enumerate(folders)}
+        for name in (TRAIN_PROMPTS, STOPPING_PROMPTS):
+            if prompts := sorted(set().union(*(hashes(folder / name) for folder in folders))):
+                write_hashes(part / name, prompts)
+        inputs = {f"model_{i}": input_hash(folder) for i, folder in enumerate(folders)}
         record: dict[str, Any] = manifest("average", inputs=inputs, seed=None, counts={"models": len(folders)})
-        record |= {ORIGINS: _origins(folders), "outputs": {"model.safetensors": sha256(part / "model.safetensors")}}
+        outputs = {file.name: sha256(file) for file in sorted(part.glob("*.safetensors"))}
+        record |= {ORIGINS: _origins(folders), "outputs": outputs}
         write_json(part / MANIFEST, record)
     return target
 

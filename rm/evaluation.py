@@ -14,7 +14,7 @@ import numpy.typing as npt
 from labeling.errors import DataError, GroupLeakError, WeakprefWarning
 from labeling.figures import Figures, measure
 from labeling.pairs import Pairs, prompt_id
-from rm.handoff import TRAIN_PROMPTS
+from rm.handoff import STOPPING_PROMPTS, TRAIN_PROMPTS
 from rm.length_bias import BINS, LengthBias, always_longer, length_bias, length_bins
 from rm.model import score
 from rm.temperature import probability, temperature_of
@@ -84,7 +84,7 @@ def evaluate(
     """
     known = with_gold(pairs)
     check_unseen(model, known)
-    warn_of_calibration(model, known)
+    warn_of_use(model, known)
     rewards = np.full((len(pairs), 2), np.nan)
     rewards[~np.isnan(pairs.gold)] = score(model, known)
     return evaluate_rewards(rewards, pairs, temperature=temperature_of(model), posterior=posterior, by=by, seed=seed)
@@ -149,17 +149,27 @@ def hashes(record: Path) -> set[str]:
     return set(record.read_text(encoding="utf-8").split()) if record.is_file() else set()
 
 
-def warn_of_calibration(model: str | Path, pairs: Pairs) -> None:
-    """Warn where the temperature of the model in this directory was fitted on prompts of the pairs."""
-    used = hashes(Path(model) / CALIBRATION_PROMPTS)
-    n = sum(prompt_id(prompt) in used for prompt in pairs.table["prompt"].to_pylist()) if used else 0
-    if n:
+def warn_of_use(model: str | Path, pairs: Pairs) -> None:
+    """Warn where prompts of the pairs decided when to stop training the model in this directory, or its temperature."""
+    if n := _n_used(Path(model) / STOPPING_PROMPTS, pairs):
+        warnings.warn(
+            f"the prompts of {n:,} of these {len(pairs):,} pairs decided when the training of {model} stopped (they "
+            f"stand in {STOPPING_PROMPTS}): all figures come out a little too good; evaluate on other prompts",
+            WeakprefWarning,
+            stacklevel=3,
+        )
+    if n := _n_used(Path(model) / CALIBRATION_PROMPTS, pairs):
         warnings.warn(
             f"the temperature of {model} was fitted on the prompts of {n:,} of these {len(pairs):,} pairs: log-loss, "
             "Brier and ECE come out a little too good; evaluate on other prompts than `weakpref calibrate` was given",
             WeakprefWarning,
             stacklevel=3,
         )
+
+
+def _n_used(record: Path, pairs: Pairs) -> int:
+    used = hashes(record)
+    return sum(prompt_id(prompt) in used for prompt in pairs.table["prompt"].to_pylist()) if used else 0
 
 
 def _rivals(

@@ -23,6 +23,9 @@ from rm.template import render
 from rm.watching import TIMED
 
 TRAIN_PROMPTS = "train_prompts.txt"
+"""Hashes of the prompts a model was trained on, beside it."""
+STOPPING_PROMPTS = "stopping_prompts.txt"
+"""Hashes of the held-out prompts that decided when training stopped and which weights were kept."""
 
 
 def hand_off(
@@ -33,11 +36,13 @@ def hand_off(
     *,
     log: Sequence[Mapping[str, Any]],
     adapter: Adapter | None = None,
+    stopping: Sequence[str] = (),
 ) -> None:
     """Write model, tokenizer, model card, manifest, log and training prompts to the folder `out`, all or nothing.
 
     `pairs` are those trained on, `record` is the manifest so far, `log` the Trainer's history, `adapter` what
-    LoRA learned, where it is to be kept beside the merged model.
+    LoRA learned, where it is to be kept beside the merged model, `stopping` the hashes of the prompts by which training
+    was stopped early.
     """
     sample = pairs.sample()
     rewards = reward_summary(trained, sample)
@@ -47,7 +52,9 @@ def hand_off(
         if adapter:
             adapter.save(part / ADAPTER)
         check_preparation(part, trained, sample[:8])
-        (part / TRAIN_PROMPTS).write_text("".join(f"{prompt}\n" for prompt in pairs.prompts()), encoding="utf-8")
+        write_hashes(part / TRAIN_PROMPTS, pairs.prompts())
+        if stopping:
+            write_hashes(part / STOPPING_PROMPTS, stopping)
         lines = [untimed(entry) for entry in log if {"loss", "eval_log_loss"} & entry.keys()]
         write_json(part / "train_log.json", lines)
         outputs = {file.name: sha256(file) for file in sorted(part.glob("*.safetensors"))}
@@ -56,6 +63,11 @@ def hand_off(
             {**record, ORIGINS: pairs.origins(), "rewards": rewards, "outputs": outputs},
         )
         write_card(part)
+
+
+def write_hashes(file: Path, prompts: Sequence[str]) -> None:
+    """Write hashes of prompts, one a line."""
+    file.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
 
 
 def save(trained: RewardModel, folder: Path) -> None:

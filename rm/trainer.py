@@ -71,8 +71,9 @@ def train(
 ) -> Path:
     """Train a reward model on folders or files in the universal layout and write it to `out`; returns `out`.
 
-    `out` holds the model, its tokenizer, manifest.json, train_log.json and train_prompts.txt, ready for TRL, vLLM and
-    transformers. A run with `save_steps` keeps checkpoints in `<out>.checkpoints` until it is finished; `resume`
+    `out` holds the model, its tokenizer, manifest.json, train_log.json and train_prompts.txt (with `patience` also
+    stopping_prompts.txt, those that decided when to stop), ready for TRL, vLLM and transformers. A run
+    with `save_steps` keeps checkpoints in `<out>.checkpoints` until it is finished; `resume`
     continues from the last one, or starts where there is none. Pairs are tokenised into memory-mapped files in `cache`,
     where later runs find them again, or in `<out>.checkpoints` if it is None. `held_out`, data of the same layout, or
     a share of the prompts (`eval_share`) is measured during training and not trained on. Raises DataError where the
@@ -114,7 +115,9 @@ def train(
         record = manifest("train", inputs=run["inputs"], seed=config.seed, counts=counts)
         record["config"] = run["config"] | {"model": Path(config.model).name}
         trained = RewardModel(model, tokenizer, config.max_length)
-        hand_off(target, trained, dataset, record, log=trainer.state.log_history, adapter=adapter)
+        stopping = () if watched is None or config.patience is None else watched.prompts()
+        history = trainer.state.log_history
+        hand_off(target, trained, dataset, record, log=history, adapter=adapter, stopping=stopping)
         shutil.rmtree(checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
     return target
@@ -151,10 +154,19 @@ class PairTrainer(Trainer):
             data_collator=cast("Any", collator),
         )
         self.remove_callback(PrinterCallback)
-        if sys.stderr.isatty():
-            self.add_callback(RichProgress())
+        self.bar = RichProgress() if sys.stderr.isatty() else None
+        if self.bar:
+            self.add_callback(self.bar)
         if config.patience is not None and held_out is not None:
             self.add_callback(EarlyStoppingCallback(config.patience))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, and give the terminal back where that fails as well."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self.bar:
+                self.bar.progress.stop()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Shuffled:  # noqa: ARG002
         mixture = self.pairs.mixture
@@ -259,7 +271,8 @@ class PairTrainer(Trainer):
         """Return what `measure` says of the held-out pairs; every process measures all of them."""
         pairs = cast("MixedPairs", self.held_out if eval_dataset is None else eval_dataset)
         collator = cast("StepCollator", self.data_collator)
-        found = measure(self.model, pairs, collator, self.compute_loss_context_manager)
+        with self.window.paused():
+            found = measure(self.model, pairs, collator, self.compute_loss_context_manager)
         figures = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(figures)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,15 @@ class Window:
         self.p_chosen.append(part.p_chosen)
         self.weight.append(part.weight)
         self.n_tokens += part.rows.input_ids.numel()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what is done meanwhile out of the seconds that speed is measured by."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.began += time.perf_counter() - began
 
     def figures(self) -> dict[str, float]:
         """Return accuracy on pairs that are no tie, mean and spread of the rewards, pairs and tokens per second.

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from labeling.errors import DataError
+from labeling.files import input_hash, sha256
 from labeling.pairs import Pairs
 from rm import Ensemble, RewardModel, average, score
 from rm.ensemble import Opinions
-from rm.evaluation import trained_prompts
-from rm.handoff import TRAIN_PROMPTS, save
+from rm.evaluation import hashes, trained_prompts
+from rm.handoff import STOPPING_PROMPTS, TRAIN_PROMPTS, save
 from rm.model import load_base
 from rm.temperature import KEY, settings_of, sigmoid
 
@@ -45,6 +46,30 @@ def with_constant(member: Path, out: Path, constant: float) -> Path:
     weights["classifier.bias"] = weights["classifier.bias"] + constant
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     return out
+
+
+def test_weights_in_several_files_are_averaged_and_hashed_as_those_in_one(members: list[Path], tmp_path: Path) -> None:
+    parts = []
+    for member in members[:2]:
+        shutil.copytree(member, tmp_path / member.name, ignore=shutil.ignore_patterns("*.safetensors"))
+        RewardModel.load(member).model.save_pretrained(tmp_path / member.name, max_shard_size="20KB")
+        assert len(list((tmp_path / member.name).glob("*.safetensors"))) > 1
+        parts.append(tmp_path / member.name)
+    (parts[1] / STOPPING_PROMPTS).write_text("stop\n")
+    one, several = average(members[:2], tmp_path / "one"), average(parts, tmp_path / "several")
+    weights, others = (load_file(out / "model.safetensors") for out in (one, several))
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    inputs = json.loads((several / "manifest.json").read_text())["inputs"]
+    assert inputs == {"model_0": input_hash(parts[0]), "model_1": input_hash(parts[1])}
+    assert hashes(several / STOPPING_PROMPTS) == {"stop"}
+    before = input_hash(parts[0])
+    assert len(before) == 64
+    assert input_hash(members[0]) == sha256(members[0] / "model.safetensors")
+    assert input_hash(tmp_path) == tmp_path.name
+    last = max(parts[0].glob("*.safetensors"))
+    last.write_bytes(last.read_bytes() + b" ")
+    assert input_hash(parts[0]) != before
 
 
 def test_members_are_averaged_as_margins(members: list[Path], conversations: Rows, as_pairs: AsPairs) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labeling.errors import DataError, GroupLeakError
+from labeling.errors import DataError, GroupLeakError, WeakprefWarning
 from labeling.pairs import Pairs, prompt_id
 from rm.evaluation import BY_LENGTH, evaluate
 from rm.evaluation_report import FILES, write_evaluation
-from rm.handoff import TRAIN_PROMPTS, save
+from rm.handoff import STOPPING_PROMPTS, TRAIN_PROMPTS, save
 from rm.model import RewardModel, load_base, score
 from rm.temperature import probability, sigmoid
 
@@ -48,6 +48,19 @@ def test_swapping_the_responses_mirrors_the_probabilities(folder: Path, conversa
     straight, swapped = evaluate(folder, pairs), evaluate(folder, pairs.swap())
     np.testing.assert_allclose(straight.p_a, 1 - swapped.p_a, atol=1e-12)
     assert straight.accuracy == swapped.accuracy
+
+
+def test_prompts_that_stopped_the_training_are_warned_of_by_the_name_of_their_file(
+    folder: Path, conversations: Rows, as_pairs: AsPairs
+) -> None:
+    rows = conversations(4)
+    (folder / STOPPING_PROMPTS).write_text(f"0123456789abcdef\n{prompt_id(rows[2][0])}\n")
+    try:
+        with pytest.warns(WeakprefWarning, match=r"prompts of 1 of these 4 pairs decided .* stand in stopping_prompts"):
+            evaluate(folder, as_pairs(rows))
+        evaluate(folder, as_pairs(rows[:2]))
+    finally:
+        (folder / STOPPING_PROMPTS).unlink()
 
 
 def test_a_prompt_that_was_trained_on_is_refused_by_its_hash(

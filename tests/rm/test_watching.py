@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from rm.arguments import TENSORBOARD, tensorboard_folder
 from rm.config import RewardConfig
 from rm.data import conversations as turns_of
 from rm.data import read_rows
+from rm.evaluation import hashes
+from rm.handoff import STOPPING_PROMPTS
 from rm.held_out import check_apart, figures, split
 from rm.model import RewardModel
 from rm.steps import PaddedRows, Part
@@ -108,6 +111,7 @@ def test_the_log_has_what_is_seen_of_training_and_of_held_out_pairs(
     assert (
         len((out / "train_prompts.txt").read_text().split()) == counts["pairs"]
     )  # what is held out can be evaluated on
+    assert not (out / STOPPING_PROMPTS).exists()  # nothing was decided by it
 
 
 @pytest.mark.slow
@@ -126,6 +130,7 @@ def test_training_stops_early_and_keeps_the_best_weights(
     model, asked = RewardModel.load(out), [row[0] for row in rows[16:]]
     h = model.score(asked, better) - model.score(asked, worse)
     assert np.log1p(np.exp(-h)).mean() == pytest.approx(min(losses), abs=1e-4)
+    assert hashes(out / STOPPING_PROMPTS) == prompts(held_out)
 
 
 @pytest.mark.slow
@@ -190,6 +195,44 @@ def test_pairs_that_fill_a_step_are_not_counted_as_seen() -> None:
     window.add(torch.tensor([2.0, 9.0]), torch.tensor([1.0, 99.0]), part)
     found = window.figures()
     assert (found["accuracy"], found["reward_mean"], found["reward_std"]) == (1.0, 1.5, 0.5)
+
+
+def test_speed_is_that_of_training_without_what_is_measured_meanwhile() -> None:
+    part = Part(PaddedRows(torch.ones(4, 3), torch.ones(4, 3)), torch.tensor([1.0, 1.0]), torch.tensor([1.0, 1.0]))
+    window = Window()
+    window.add(torch.tensor([2.0, 9.0]), torch.tensor([1.0, 99.0]), part)
+    with window.paused():
+        time.sleep(0.2)
+    assert window.figures()["pairs_per_s"] > 2 / 0.2
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_gives_the_terminal_back_and_times_no_evaluation(
+    tiny: str, universal: Write, conversations: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainers: list[PairTrainer] = []
+
+    def measure(*_: Any) -> dict[str, float]:
+        raise WeakprefError("measuring failed")
+
+    def evaluate(self: PairTrainer, *args: Any, **kwargs: Any) -> Any:
+        trainers.append(self)
+        assert self.bar is not None
+        assert self.bar.progress.live.is_started
+        began = self.window.began
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            assert self.window.began > began
+
+    original = PairTrainer.evaluate
+    monkeypatch.setattr(PairTrainer, "evaluate", evaluate)
+    monkeypatch.setattr("rm.trainer.measure", measure)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with pytest.raises(WeakprefError, match="measuring failed"):
+        train(universal(conversations(20)), config(tiny, eval_share=0.3), out=tmp_path / "rm")
+    assert trainers[0].bar is not None
+    assert not trainers[0].bar.progress.live.is_started
 
 
 def test_options_of_watching_that_do_not_fit_are_named(tiny: str) -> None:
