@@ -238,10 +238,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", action="store_true", help="print the table of docs/align.md")
     options = parser.parse_args()
-    if options.table:
-        print(table(json.loads(OUT.read_text(encoding="utf-8"))))
-        return
-    write_json(OUT, run(options.work / str(options.seed), options.seed))
+    if not options.table:
+        write_json(OUT, run(options.work / str(options.seed), options.seed))
     print(table(json.loads(OUT.read_text(encoding="utf-8"))))
 
 

@@ -231,6 +231,13 @@ def test_the_tables_on_self_improvement_are_the_committed_figures(monkeypatch):
     assert shown == benchmark("evolve", monkeypatch).tables(), "run python benchmarks/evolve.py table"
 
 
+def test_the_table_on_alignment_is_the_committed_figures(monkeypatch):
+    text = (ROOT / "docs" / "align.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- table:align -->\n(.*?)\n<!-- /table -->", text, flags=re.DOTALL)[1]
+    align = benchmark("align", monkeypatch)
+    assert shown == align.table(json.loads(align.OUT.read_text(encoding="utf-8"))), "python benchmarks/align.py --table"
+
+
 @pytest.mark.slow
 def test_the_python_on_self_improvement_runs(tmp_path, monkeypatch):
     said = run_blocks("docs/evolve.md", tmp_path, monkeypatch)
