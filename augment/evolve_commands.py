@@ -49,7 +49,7 @@ def evolve(
     tau_delta: Annotated[float, typer.Option(help="SER: least difference of pairs that differ much.")] = 0.3,
     enough: Annotated[float, typer.Option(help="SER: fewest pairs for a status; below 1: a share of the pool.")] = 600,
     folds: Annotated[int, typer.Option(help=_help("folds"))] = 3,
-    seed_votes: Annotated[bool, typer.Option(help=_help("seed_votes"))] = True,
+    seed_votes: Annotated[bool, typer.Option("--seed-votes", help=_help("seed_votes"))] = False,
     members: Annotated[int, typer.Option(help=_help("members"))] = 3,
     watch_share: Annotated[float, typer.Option(help=_help("watch_share"))] = 0.2,
     seed: Annotated[int, typer.Option(help=_help("seed"))] = 0,

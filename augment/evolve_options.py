@@ -44,8 +44,8 @@ class EvolveOptions:
         default=3, metadata={"help": "ser+ws: parts of the pool, each labelled by a model trained without its groups."}
     )
     seed_votes: bool = field(
-        default=True,
-        metadata={"help": "ser+ws: the seed's reward model votes, too; else the first labels are the voters' alone."},
+        default=False,
+        metadata={"help": "ser+ws: the seed's reward model votes, too, from the first iteration on."},
     )
     members: int = field(default=3, metadata={"help": "ensemble: reward models, one seed each."})
     watch_share: float = field(

@@ -25,10 +25,10 @@ RM, SEED_RM = "rm", "seed-rm"
 class SerWs:
     """Weak supervision with a reward model in it: soft labels and weights, the pool labelled anew each time.
 
-    In iteration 1 the seed's reward model votes beside the others: it learned from gold alone, so it is as good a
-    witness as they are. From 2 on it goes on voting, and so does the reward model of the iteration before. That one
-    learned from the other voters, so the label model gives it weight on gold only (`LabelModel.self_labels`). All
-    margins are of models that saw neither that pair nor its group.
+    Iteration 1 has the votes alone; from 2 on the reward model of the iteration before votes too. It learned from the
+    other voters, so the label model gives it weight on gold only (`LabelModel.self_labels`). With `seed_votes` that of
+    the seed votes from iteration 1 on, as a voter like others: it learned from gold alone. All margins are of models
+    that saw neither that pair nor its group.
     """
 
     folds: int = 3
@@ -36,7 +36,7 @@ class SerWs:
     """Pairs a training sees: the seed and draws from the surer half of the others (`choose`); None = all of them."""
     seed: int = 0
     """Seed of those draws."""
-    seed_votes: bool = True
+    seed_votes: bool = False
     """Whether the seed's reward model votes; if not, iteration 1 has the labels of the voters alone."""
     members: int = 1
     stops_early: bool = True

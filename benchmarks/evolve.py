@@ -15,6 +15,7 @@ equal steps     the seed's labels, for as many steps as SER (paper) took over al
 SER, paper      three iterations as in the paper; SER, as released likewise
 weak only       labels of the heuristics merged by LabelModel (iteration 1 of ser+ws)
 ser+ws          the default method, at most two iterations of two parts; the reward model it names
+ser+ws, seed votes  the same where the seed's reward model votes too
 oracle          the pairs that reward model trained on, with their true labels
 full            all labels of the pool, 60 steps: 960 of them are seen
 
@@ -58,15 +59,26 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "data" / "bench" / "evolve.json"
 SETS = ("ukp_convincing", "hh_harmless")
 GOLD = (150, 50, 450, 0.15)
-ARMS = ("gold only", "SER, paper", "equal steps", "full", "weak only", "ser+ws", "oracle", "SER, as released")
+ARMS = (
+    "gold only",
+    "SER, paper",
+    "equal steps",
+    "full",
+    "weak only",
+    "ser+ws",
+    "oracle",
+    "ser+ws, seed votes",
+    "SER, as released",
+)
 STEPS = 60
 BASE = "gold only"
 """The arm that gains are measured against, seed by seed."""
 LOOPS: dict[str, dict[str, Any]] = {
     "SER, paper": {"method": "ser", "preset": "paper"},
     "SER, as released": {"method": "ser", "preset": "as_released"},
-    "weak only": {"method": "ser+ws", "iterations": 1, "seed_votes": False},
+    "weak only": {"method": "ser+ws", "iterations": 1},
     "ser+ws": {"method": "ser+ws", "iterations": 2, "folds": 2},
+    "ser+ws, seed votes": {"method": "ser+ws", "iterations": 2, "folds": 2, "seed_votes": True},
 }
 LABEL_FIGURES = (
     "label_accuracy", "label_ece", "trained_accuracy", "kept_share", "length_drift", "reward_length_correlation",
@@ -136,16 +148,15 @@ class Cell:
         return home
 
     def loop(self, arm: str) -> Evolved:
-        """Run a loop, or go on with it; the reward model of its seed is the same in all of them."""
+        """Run a loop, or go on with it; what it begins with is copied from those that begin alike."""
         options = replace(self.options, **LOOPS[arm])
         out = self.home / arm.replace(", ", "-").replace(" ", "-")
         ground = lay_out(self.pairs, options, None, None)
         claim(out, stated(self.pairs, options, self.test, ground.votes), resume=True)
         for name in ("kept", "rm"):
-            there = out / "iteration-0" / name
-            if not there.exists():
-                shutil.copytree(self.first / name, there.with_name(f".{name}.part"))
-                there.with_name(f".{name}.part").rename(there)
+            copy(self.first / name, out / "iteration-0" / name)
+        if arm == "ser+ws":
+            copy(self.loop("weak only").path / "iteration-1", out / "iteration-1")
         return evolve(self.pairs, out, options, test=self.test, resume=True)
 
     def row(self, found: Evolved) -> dict[str, Any]:
@@ -196,6 +207,14 @@ class Cell:
         cpu, wall = time.process_time() - begin[0], time.perf_counter() - begin[1]
         name = f"{self.data} gold={self.gold:g} seed={self.seed}"
         print(f"{name} {arm}: {cpu:.0f} CPU-s, {wall:.0f} s", flush=True)
+
+
+def copy(there: Path, here: Path) -> None:
+    """Copy a folder unless it is here."""
+    if not here.exists():
+        part = here.with_name(f".{here.name}.part")
+        shutil.copytree(there, part)
+        part.rename(here)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -254,7 +273,7 @@ def against(known: dict[str, Any], data: str) -> str:
         "| ser+ws less | " + " | ".join(f"{label(gold)}, points [95 % over seeds] (seeds)" for gold in golds) + " |"
     ]
     lines += ["|---" * (len(golds) + 1) + "|"]
-    others = [arm for arm in ARMS if arm not in ("ser+ws", "oracle")]
+    others = [arm for arm in ARMS if arm not in ("ser+ws", "oracle", "full")] + ["full"]
     lines += [f"| {arm} | " + " | ".join(_lead(known, data, gold, arm) for gold in golds) + " |" for arm in others]
     lines += ["| gold only, beside full less gold only | "]
     lines[-1] += " | ".join(_closed(known, data, gold) for gold in golds) + " |"
@@ -294,7 +313,7 @@ def labels_table(known: dict[str, Any], data: str) -> str:
         "|---" * 8 + "|",
     ]
     for gold in sizes(known, data):
-        for arm in ("SER, paper", "SER, as released", "ser+ws"):
+        for arm in ("SER, paper", "SER, as released", "ser+ws", "ser+ws, seed votes"):
             ledgers = [known[key(data, gold, seed, arm)]["ledger"] for seed in measured(known, data, gold, arm)]
             for n in range(1, max(map(len, ledgers), default=0)):
                 found = [ledger[n] for ledger in ledgers if len(ledger) > n]
