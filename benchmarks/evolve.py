@@ -11,7 +11,7 @@ order of training. All reward models are MiniLM, trained with the settings of `w
 16 pairs, three lowest layers frozen, 128 tokens. Arms:
 
 gold only       the seed's labels, 60 steps
-equal steps     the seed's labels, for as many steps as SER (paper) took over all its iterations
+equal steps     the seed's labels, for as many steps as SER takes over its three iterations: 240
 SER, paper      three iterations as in the paper; SER, as released likewise
 weak only       labels of the heuristics merged by LabelModel (iteration 1 of ser+ws)
 ser+ws          the default method, at most two iterations of two parts; the reward model it names
@@ -46,7 +46,7 @@ from augment.evolve import Evolved, evolve, stated
 from augment.evolve_controls import Effort, control
 from augment.evolve_ground import lay_out
 from augment.evolve_options import EvolveOptions
-from augment.evolve_run import claim, steps_of
+from augment.evolve_run import claim
 from augment.evolve_training import export_seed, held_out_figures, train
 from augment.export import ExportOptions, export
 from augment.self_labels import read_self_labels
@@ -129,9 +129,7 @@ class Cell:
         if arm == BASE:
             return self.figures(held_out_figures([self.first / "rm"], self.test))
         if arm == "equal steps":
-            paper = self.loop("SER, paper")
-            chain = [paper.path / f"iteration-{i}" / "rm" for i in range(paper.best + 1)]
-            return self.control(arm, "equal-steps", paper, steps_of(chain))
+            return self.control(arm, "equal-steps", self.loop("weak only"), (1 + self.options.iterations) * STEPS)
         if arm == "oracle":
             return self.control(arm, "oracle", self.loop("ser+ws"), 0)
         return self.full() if arm == "full" else self.row(self.loop(arm))
