@@ -216,11 +216,11 @@ def copy(there: Path, here: Path) -> None:
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and half of Student's 95 % interval over seeds; NaN for one seed."""
+    """Return mean and half of Student's 95 % interval over seeds; NaN for fewer than three."""
     from scipy.stats import t
 
     x = np.array(values)
-    if len(x) < 2:
+    if len(x) < 3:
         return float(x.mean()), float("nan")
     return float(x.mean()), float(t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
 
@@ -258,6 +258,8 @@ def _cells(known: dict[str, Any], data: str, gold: float, arm: str) -> str:
     each = [known[key(data, gold, seed, arm)] for seed in seeds]
     base = [known[key(data, gold, seed, BASE)] for seed in seeds]
     accuracy, loss, error = (np.mean([row[name] for row in each]) for name in ("accuracy", "log_loss", "ece"))
+    if arm == BASE:
+        return f"{accuracy:.3f} / {loss:.3f} / {error:.3f} ({len(seeds)}) |"
     gain, half = spread([100 * (row["accuracy"] - other["accuracy"]) for row, other in zip(each, base, strict=True)])
     return f"{accuracy:.3f} / {loss:.3f} / {error:.3f} ({len(seeds)}) | {gain:+.1f}{_interval(gain, half)}"
 
