@@ -60,16 +60,9 @@ OUT = ROOT / "data" / "bench" / "evolve.json"
 SETS = ("ukp_convincing", "hh_harmless")
 GOLD = (150, 50, 450, 0.15)
 ARMS = (
-    "gold only",
-    "SER, paper",
-    "equal steps",
+    "gold only", "equal steps", "SER, paper", "SER, as released", "weak only", "ser+ws", "ser+ws, seed votes", "oracle",
     "full",
-    "weak only",
-    "ser+ws",
-    "oracle",
-    "ser+ws, seed votes",
-    "SER, as released",
-)
+)  # fmt: skip
 STEPS = 60
 BASE = "gold only"
 """The arm that gains are measured against, seed by seed."""
@@ -349,20 +342,26 @@ def write_tables(path: Path) -> None:
 
 
 def plot(known: dict[str, Any], path: Path) -> None:
-    """Draw accuracy on held-out pairs by arm, a dot a seed, a panel a set and number of labels."""
+    """Draw accuracy on held-out pairs by arm, a dot a seed, a panel a set and number of labels with three seeds."""
     from matplotlib.figure import Figure
 
-    panels = [(data, gold) for data in SETS for gold in GOLD if measured(known, data, gold, BASE)]
+    panels = [(data, gold) for data in SETS for gold in GOLD if len(measured(known, data, gold, BASE)) > 2]
     if not panels:
         return
     figure = Figure(figsize=(4 * len(panels) + 1, 4), layout="constrained")
     for axes, (data, gold) in zip(np.ravel(figure.subplots(1, len(panels), squeeze=False)), panels, strict=True):
         for y, arm in enumerate(ARMS[::-1]):
             values = [known[key(data, gold, seed, arm)]["accuracy"] for seed in measured(known, data, gold, arm)]
-            axes.scatter(values, [y] * len(values), alpha=0.5)
+            axes.scatter(values, [y] * len(values), alpha=0.5, color="tab:blue")
             if values:
                 axes.plot([np.mean(values)] * 2, [y - 0.3, y + 0.3], color="black")
-        axes.set(yticks=range(len(ARMS)), yticklabels=ARMS[::-1], title=f"{data}, {label(gold)}", xlabel="accuracy")
+        axes.set(
+            yticks=range(len(ARMS)),
+            yticklabels=ARMS[::-1],
+            ylim=(-0.5, len(ARMS) - 0.5),
+            title=f"{data}, {label(gold)}",
+            xlabel="accuracy",
+        )
     figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
 
 
