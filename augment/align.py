@@ -95,7 +95,7 @@ def align_with_rewards(
         run(trainer)
 
     def note(done: Trained, part: Path) -> None:
-        inputs = {f"rm_{i}": weights_hash(folder) for i, folder in enumerate(rms)}
+        inputs = {f"rm_{i}": input_hash(folder) for i, folder in enumerate(rms)}
         how = {"exploring": asdict(exploring), "penalties": asdict(penalties)}
         _record(part, method, model, inputs | {"prompts": digest(kept)}, config, done, **how)
 
@@ -144,11 +144,6 @@ def data_hashes(data: str | Path) -> dict[str, str]:
     from rm.data import training_files
 
     return {path.name: sha256(path) for path in training_files(data)}
-
-
-def weights_hash(folder: str | Path) -> str:
-    """Return what stands for a model in a manifest: the hash of its weights, or the name of a hub id."""
-    return input_hash(folder)
 
 
 def digest(prompts: Sequence[Conversation]) -> str:

@@ -56,7 +56,7 @@ class SerWs:
         witness = margin if n == 1 else history[0].margin
         if not np.isnan(witness).all():
             votes = beside(votes, SEED_RM, witness)
-        if n > 1 and rewards is not None:
+        if n > 1:
             votes, names = beside(votes, RM, margin), [RM]
         model = LabelModel(names).fit(votes, ground.pairs.gold)
         p_a = model.posterior(votes)

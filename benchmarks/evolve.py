@@ -57,6 +57,8 @@ from labeling.pairs import Pairs
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "data" / "bench" / "evolve.json"
+LOCK = Path(tempfile.gettempdir()) / "evolve-rows.lock"
+"""Held while a row is written: another run may write its own."""
 SETS = ("ukp_convincing", "hh_harmless")
 GOLD = (150, 50, 450, 0.15)
 ARMS = (
@@ -64,6 +66,7 @@ ARMS = (
     "full",
 )  # fmt: skip
 STEPS = 60
+"""Optimizer steps of every training but those of equal steps."""
 BASE = "gold only"
 """The arm that gains are measured against, seed by seed."""
 LOOPS: dict[str, dict[str, Any]] = {
@@ -183,9 +186,7 @@ class Cell:
         return {name: row[f"test_{name}"] for name in ("n", "accuracy", "log_loss", "ece")}
 
     def note(self, arm: str, row: dict[str, Any]) -> None:
-        with (Path(tempfile.gettempdir()) / "evolve-rows.lock").open(
-            "w"
-        ) as lock:  # another run may write its rows, too
+        with LOCK.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             known = rows()
             known.setdefault(key(self.data, self.gold, self.seed, arm), row)
@@ -268,7 +269,7 @@ def against(known: dict[str, Any], data: str) -> str:
     lines += ["|---" * (len(golds) + 1) + "|"]
     others = [arm for arm in ARMS if arm not in ("ser+ws", "oracle", "full")] + ["full"]
     lines += [f"| {arm} | " + " | ".join(_lead(known, data, gold, arm) for gold in golds) + " |" for arm in others]
-    lines += ["| gold only, beside full less gold only | "]
+    lines += ["| gold only, of the gap between full and gold only | "]
     lines[-1] += " | ".join(_closed(known, data, gold) for gold in golds) + " |"
     return "\n".join(lines)
 

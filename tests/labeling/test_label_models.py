@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from labeling.errors import GoldError, VotesError
 from labeling.label_model import LabelModel
+from labeling.logistic_model import LogisticModel
 from labeling.majority import MajorityVote
 from labeling.metrics import accuracy, ece, log_loss
 from labeling.snorkel_model import SnorkelLabelModel
@@ -128,12 +129,13 @@ def test_gold_turns_a_voter_that_is_worse_than_chance(simulate, some_gold):
     assert accuracy(model.posterior(votes), gold) > 0.68
 
 
-def test_margins_say_more_than_votes(simulate, some_gold):
+@pytest.mark.parametrize("model", [LabelModel, LogisticModel])
+def test_margins_say_more_than_votes(model, simulate, some_gold):
     votes, gold = simulate(4000, accuracies=(0.65, 0.65, 0.65), margins=True)
     bare = VoteMatrix(votes.votes, np.full_like(votes.margins, np.nan), votes.names, votes.pair_ids, votes.groups)
     labels = some_gold(gold, 300)
-    with_margins = log_loss(LabelModel().fit(votes, labels).posterior(votes), gold)
-    assert with_margins < log_loss(LabelModel().fit(bare, labels).posterior(bare), gold) - 0.02
+    with_margins = log_loss(model().fit(votes, labels).posterior(votes), gold)
+    assert with_margins < log_loss(model().fit(bare, labels).posterior(bare), gold) - 0.02
 
 
 @pytest.mark.parametrize("n_gold", [200, 1000])

@@ -164,14 +164,6 @@ def test_noise_aware_weights_are_log_odds_of_counted_errors():
     np.testing.assert_allclose(model.posterior(votes)[:2], [8 / 11, 1 / 7])
 
 
-def test_logistic_regression_gains_from_margins(simulate, some_gold):
-    votes, gold = simulate(4000, accuracies=(0.65, 0.65, 0.65), margins=True)
-    bare = VoteMatrix(votes.votes, np.full_like(votes.margins, np.nan), votes.names, votes.pair_ids, votes.groups)
-    labels = some_gold(gold, 300)
-    with_margins = log_loss(LogisticModel().fit(votes, labels).posterior(votes), gold)
-    assert with_margins < log_loss(LogisticModel().fit(bare, labels).posterior(bare), gold) - 0.02
-
-
 def test_logistic_regression_on_one_group_is_shrunk_the_most(simulate, some_gold):
     votes, gold = simulate(groups=400)
     assert LogisticModel().fit(votes, some_gold(gold, 60)).penalty_ == 100
