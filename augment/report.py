@@ -143,7 +143,7 @@ def plot_reliability(path: Path, curves: dict[str, tuple[FloatArray, FloatArray]
     """Draw how often the likelier response is preferred against the confidence in it, one line per (p_a, gold)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 6), layout="constrained")
+    figure = Figure(figsize=(7, 6.5), layout="constrained")
     axes = figure.subplots()
     axes.plot([0.5, 1], [0.5, 1], color="0.6", linestyle="--", label="perfectly calibrated")
     for name, (p_a, gold) in curves.items():
@@ -160,7 +160,7 @@ def plot_reliability(path: Path, curves: dict[str, tuple[FloatArray, FloatArray]
         xlim=(0.49, 1.01),
         ylim=(0.28, 1.02),
     )
-    axes.legend(loc="lower right", fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")  # over-confident curves end where it would lie
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=120, metadata={"Software": None})
 
