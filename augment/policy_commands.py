@@ -40,7 +40,10 @@ class SelfRewardOptions:
     temperature: float | None = option("Of the answers (default: 0.7 srlm, 0.8 cream).")
     top_p: float | None = option("Of the answers (default: 0.9 srlm, 0.95 cream).")
     max_tokens: int = option("Most tokens of an answer.", 512)
-    grades: int = option("srlm: times each answer is graded; the score is the mean.", GRADES.n)
+    grades: int = option(
+        "srlm: times each answer is graded; the score is the mean. 0: the mean of the digits by their probabilities.",
+        GRADES.n,
+    )
     grade_tokens: int = option("srlm: most tokens of a graded answer.", GRADES.max_tokens)
     base: str | None = option("cream: the model before fine-tuning, M_0 (default: the one the run starts from).")
     rate: Literal["kendall", "spearman", "top-order"] = option("cream: which consistency rate.", "kendall")
@@ -61,7 +64,7 @@ class SelfRewardOptions:
             method=self.method,
             iterations=self.iterations,
             candidates=candidates,
-            grades=replace(GRADES, n=self.grades, max_tokens=self.grade_tokens),
+            grades=replace(GRADES, n=self.grades, max_tokens=self.grade_tokens) if self.grades else None,
             base=self.base,
             rate=self.rate,
             per_prompt=self.per_prompt,

@@ -28,7 +28,7 @@ def decided(pairs: Pairs) -> Pairs:
     return pairs.take(kept)
 
 
-def judge_agreement(pairs: Pairs, engine: Engine, sampling: Sampling) -> dict[str, Any]:
+def judge_agreement(pairs: Pairs, engine: Engine, sampling: Sampling | None) -> dict[str, Any]:
     """Return how a policy's grades agree with gold: the five figures of METHODS 4, and an interval by group.
 
     `accuracy` is over all pairs: equal scores and missing ones count as wrong. `low` and `high` are the 95 % interval

@@ -102,7 +102,7 @@ def _write_gold(
 ) -> None:
     """Write how far the policy that labels in this iteration agrees with people."""
     if how.method == "srlm":
-        found = judge_agreement(gold, load(current), replace(how.grades, seed=how.seed + iteration))
+        found = judge_agreement(gold, load(current), how.grading(iteration))
     else:
         models = lineage(run, how, iteration)
         found = implicit_agreement(gold, models[-1], models[0] if len(models) > 1 else None, how.over)
@@ -140,7 +140,7 @@ def _write_scores(folder: Path, run: Path, current: Path, how: SelfReward, load:
     table = read_candidates(folder / "candidates.parquet")
     before = np.full(len(table), np.nan)
     if how.method == "srlm":
-        scored = judged(table, load(current), replace(how.grades, seed=how.seed + iteration))
+        scored = judged(table, load(current), how.grading(iteration))
         scores, counts = scored.scores, dict(scored.counts)
     else:
         scores, before, counts = _implicit(table, run, how, iteration)

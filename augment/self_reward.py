@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -49,8 +49,8 @@ class SelfReward:
     iterations: int = 2
     candidates: Sampling | None = None
     """How answers are drawn; None = as the method's paper does (`CANDIDATES`)."""
-    grades: Sampling = GRADES
-    """srlm: how graded answers are drawn."""
+    grades: Sampling | None = GRADES
+    """srlm: how graded answers are drawn; None = none is: a grade is the mean of the digits by their probabilities."""
     base: str | None = None
     """cream: the model M_0 before fine-tuning, reference of the implicit rewards; None = the model a run starts from.
     The policy of the first iteration is then M_0 itself: nothing comes before it, and q is 1."""
@@ -84,6 +84,10 @@ class SelfReward:
         """Return how the candidates of an iteration are drawn: each has another seed."""
         chosen = self.candidates or CANDIDATES[self.method]
         return Sampling(**asdict(chosen) | {"seed": self.seed + iteration})
+
+    def grading(self, iteration: int) -> Sampling | None:
+        """Return how the grades of an iteration are drawn."""
+        return self.grades and replace(self.grades, seed=self.seed + iteration)
 
 
 def self_reward(
@@ -169,7 +173,8 @@ def plan(prompts: Sequence[Conversation], how: SelfReward, out: str | Path) -> I
 
     n = how.new_prompts or len(prompts)
     n_candidates = n * how.sampling(1).n
-    asked = f"{n_candidates * how.grades.n:,} graded answers" if how.method == "srlm" else "implicit rewards"
+    graded = n_candidates * (how.grades.n if how.grades else 1)
+    asked = f"{graded:,} grades" if how.method == "srlm" else "implicit rewards"
     yield f"{how.method}: {how.iterations} iterations of {n:,} prompts, {n_candidates:,} candidates, {asked}"
     for iteration in range(1, how.iterations + 1):
         folder = Path(out) / f"iteration-{iteration}"

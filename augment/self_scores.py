@@ -29,10 +29,11 @@ class Scored:
     counts: Mapping[str, object]
 
 
-def judged(table: pa.Table, engine: Engine, sampling: Sampling) -> Scored:
+def judged(table: pa.Table, engine: Engine, sampling: Sampling | None) -> Scored:
     """Return the mean of the grades, 0 to 5, that a model gives each candidate in `sampling.n` answers (METHODS 4).
 
-    Answers that end in no score are dropped and counted; a candidate without any gets NaN.
+    Answers that end in no score are dropped and counted; a candidate without any gets NaN. Without sampling, a grade is
+    the mean of the digits by their probabilities: every candidate has one.
     """
     rows = usable(table)
     texts = table["response"].filter(pa.array(rows))

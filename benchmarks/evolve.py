@@ -81,6 +81,14 @@ LABEL_FIGURES = (
     "consistency_rate", "alarms",
 )  # fmt: skip
 
+LEDGER = {
+    "iteration": "iteration", "status": "status", "kept": "kept", "label_accuracy": "labels right",
+    "label_ece": "their ECE", "trained_accuracy": "kept right", "length_drift": "length drift",
+    "reward_length_correlation": "margin and length", "consistency_rate": "consistency",
+    "held_out_log_loss": "log-loss on the seed", "test_accuracy": "test right", "test_ece": "test ECE",
+}  # fmt: skip
+"""Fields of the ledger that the docs show, and what they are called there."""
+
 
 def key(data: str, gold: float, seed: int, arm: str) -> str:
     return f"{data} gold={gold:g} seed={seed} {arm}"
@@ -315,6 +323,25 @@ def labels_table(known: dict[str, Any], data: str) -> str:
     return "\n".join(lines) if len(lines) > 2 else "(not measured yet)"
 
 
+def ledger_table(known: dict[str, Any], data: str) -> str:
+    """Return what two runs wrote down, iteration by iteration: those of the lowest seed with 150 labels visible."""
+    seeds = [seed for seed in measured(known, data, 150, "ser+ws") if key(data, 150, seed, "SER, paper") in known]
+    if not seeds:
+        return "(not measured yet)"
+    lines = ["| run | " + " | ".join(LEDGER.values()) + " | alarms |", "|---" * (len(LEDGER) + 2) + "|"]
+    for arm in ("ser+ws", "SER, paper"):
+        for row in known[key(data, 150, seeds[0], arm)]["ledger"]:
+            cells = [_number(row.get(name)) for name in LEDGER]
+            lines.append(f"| {arm} | {' | '.join(cells)} | {', '.join(row['alarms']) or '-'} |")
+    return "\n".join(lines)
+
+
+def _number(value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
 def _label_cells(found: Sequence[dict[str, Any]]) -> str:
     def mean(name: str) -> str:
         values = [row[name] for row in found if row.get(name) is not None]
@@ -328,7 +355,8 @@ def tables() -> dict[str, str]:
     """Return the tables of docs/evolve.md by name."""
     known = rows()
     made = {"": table, "-against": against, "-labels": labels_table}
-    return {f"{data}{suffix}": make(known, data) for data in SETS for suffix, make in made.items()}
+    each = {f"{data}{suffix}": make(known, data) for data in SETS for suffix, make in made.items()}
+    return each | {"ledger": ledger_table(known, SETS[0])}
 
 
 def write_tables(path: Path) -> None:

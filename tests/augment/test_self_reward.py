@@ -140,7 +140,7 @@ def test_settings_that_cannot_work_are_refused() -> None:
 
 def test_a_plan_says_what_is_to_be_done_and_writes_nothing(tmp_path) -> None:
     lines = list(plan(PROMPTS, replace(SRLM, iterations=2), tmp_path / "run"))
-    assert lines[0] == "srlm: 2 iterations of 4 prompts, 12 candidates, 24 graded answers"
+    assert lines[0] == "srlm: 2 iterations of 4 prompts, 12 candidates, 24 grades"
     assert "to do candidates.parquet, scores.parquet, pairs.parquet, model" in lines[2]
     assert not (tmp_path / "run").exists()
 
