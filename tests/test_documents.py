@@ -228,8 +228,8 @@ def test_every_field_of_the_reward_config_explains_itself():
 def test_the_tables_on_self_improvement_are_the_committed_figures(monkeypatch):
     text = (ROOT / "docs" / "evolve.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"<!-- table:([\w-]+) -->\n(.*?)\n<!-- /table -->", text, flags=re.DOTALL))
-    tables = benchmark("evolve", monkeypatch).tables()
-    assert shown == tables, "run python benchmarks/evolve.py table"
+    tables = benchmark("evolve_tables", monkeypatch).tables()
+    assert shown == tables, "run python benchmarks/evolve_tables.py"
     assert tables["ukp_convincing"] in (ROOT / "README.md").read_text(encoding="utf-8"), "run the same"
 
 
