@@ -14,11 +14,13 @@ gold only       the seed's labels, 60 steps
 equal steps     the seed's labels, for as many steps as SER takes over its three iterations: 240
 SER, paper      three iterations as in the paper; SER, as released likewise
 weak only       labels of the heuristics merged by LabelModel (iteration 1 of ser+ws)
+weak only, long the same for as many steps as equal steps
 ser+ws          the default method, at most two iterations of two parts; the reward model it names
 ser+ws, seed votes  the same where the seed's reward model votes too
 oracle          the pairs that reward model trained on, with their true labels
 random          the same pairs, each label a coin flip
 full            all labels of the pool, 60 steps: 960 of them are seen
+full, long      the same for as many steps as equal steps: 3,840 are
 
 Two runs can share the work, each with seeds or numbers of labels of its own; `--arms` measures some arms only. Under
 --work a cell's models are kept, some 2 GB each.
@@ -56,6 +58,7 @@ from labeling.errors import WeakprefWarning
 from labeling.files import write_json
 from labeling.pairs import Pairs
 from labeling.smollm2 import save_smollm2
+from rm.config import RewardConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "data" / "bench" / "evolve.json"
@@ -66,8 +69,8 @@ SETS = ("ukp_convincing", "hh_harmless", "ukp_convincing_smollm2")
 SMOLLM2 = "_smollm2"
 GOLD = (150, 50, 450, 0.15)
 ARMS = (
-    "gold only", "equal steps", "SER, paper", "SER, as released", "weak only", "ser+ws", "ser+ws, seed votes", "oracle",
-    "random", "full",
+    "gold only", "equal steps", "SER, paper", "SER, as released", "weak only", "weak only, long", "ser+ws",
+    "ser+ws, seed votes", "oracle", "random", "full", "full, long",
 )  # fmt: skip
 STEPS = 60
 """Optimizer steps of every training but those of equal steps."""
@@ -77,6 +80,7 @@ LOOPS: dict[str, dict[str, Any]] = {
     "SER, paper": {"method": "ser", "preset": "paper"},
     "SER, as released": {"method": "ser", "preset": "as_released"},
     "weak only": {"method": "ser+ws", "iterations": 1},
+    "weak only, long": {"method": "ser+ws", "iterations": 1},
     "ser+ws": {"method": "ser+ws", "iterations": 2, "folds": 2},
     "ser+ws, seed votes": {"method": "ser+ws", "iterations": 2, "folds": 2, "seed_votes": True},
 }
@@ -108,7 +112,7 @@ class Cell:
     def __init__(self, data: str, gold: float, seed: int, work: Path) -> None:
         self.data, self.gold, self.seed = data, gold, seed
         self.home = work / f"{data}-{gold:g}-{seed}"
-        self.shared = work / f"{data}-full-{seed}"
+        self.shared = work / f"{data}-full-{seed}"  # "full" does not depend on which labels are visible
         file = f"{data.removesuffix(SMOLLM2)}.parquet"
         pairs = read_pairs(ROOT.parent / "shared" / "data" / file, on_bad_rows="drop")
         self.pairs, test = split_by_group(pairs, TEST_SHARE, seed)
@@ -133,11 +137,19 @@ class Cell:
         if arm == BASE:
             return self.figures(held_out_figures([self.first / "rm"], self.test))
         if arm == "equal steps":
-            steps = (1 + self.options.iterations) * (self.config.max_steps or STEPS)
-            return self.control(arm, "equal-steps", self.loop("weak only"), steps)
+            return self.control(arm, "equal-steps", self.loop("weak only"), self.many)
         if arm in ("oracle", "random"):
             return self.control(arm, arm, self.loop("ser+ws"), 0)
-        return self.full() if arm == "full" else self.row(self.loop(arm))
+        return self.full(arm) if arm.startswith("full") else self.row(self.loop(arm))
+
+    @property
+    def many(self) -> int:
+        """Steps of the four trainings that SER's three iterations take."""
+        return 4 * (self.config.max_steps or STEPS)
+
+    def trained(self, arm: str) -> RewardConfig:
+        """Return how an arm's reward models are trained."""
+        return replace(self.config, max_steps=self.many) if arm.endswith("long") else self.config
 
     @cached_property
     def first(self) -> Path:
@@ -152,7 +164,7 @@ class Cell:
 
     def loop(self, arm: str) -> Evolved:
         """Run a loop, or go on with it; what it begins with is copied from those that begin alike."""
-        options = replace(self.options, **LOOPS[arm])
+        options = replace(self.options, config=self.trained(arm), **LOOPS[arm])
         out = self.home / arm.replace(", ", "-").replace(" ", "-")
         ground = lay_out(self.pairs, options, None, None)
         claim(out, stated(self.pairs, options, self.test, ground.votes), resume=True)
@@ -179,14 +191,14 @@ class Cell:
             train(data, config, home / "rm")
         return self.figures(held_out_figures([home / "rm"], self.test)) | {"steps": config.max_steps}
 
-    def full(self) -> dict[str, Any]:
+    def full(self, arm: str) -> dict[str, Any]:
         """All labels: the same whatever is visible, so it is trained once a seed."""
         for known, row in rows().items():
-            if known.startswith(f"{self.data} ") and known.endswith(f"seed={self.seed} full"):
+            if known.startswith(f"{self.data} ") and known.endswith(f"seed={self.seed} {arm}"):
                 return dict(row)
         labelled = self.pairs.take(~np.isnan(self.pairs.gold))
         export(self.shared / "data", labelled, labelled.gold, options=ExportOptions(seed=self.seed))
-        train(self.shared / "data", replace(self.config, seed=self.seed), self.shared / "rm")
+        train(self.shared / "data", replace(self.trained(arm), seed=self.seed), self.shared / "rm")
         row = self.figures(held_out_figures([self.shared / "rm"], self.test))
         shutil.rmtree(self.shared)
         return row
