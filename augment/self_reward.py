@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -135,20 +135,20 @@ def begin(
 
     More iterations may be asked for than a run began with: it goes on.
     """
-    if how.base is not None and Path(how.base).resolve() == Path(model).resolve():
-        raise DataError(f"base is {how.base}, which the run starts from: all implicit rewards would be 0; leave it out")
     record = json.loads(json.dumps(described(prompts, model, how) | {"gold": _digest(gold)}))
+    if record["base"] == record["model"]:
+        raise DataError(f"base is {how.base}, which the run starts from: all implicit rewards would be 0; leave it out")
     try:
         found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        found = None
-    if found is None:
         return write_json(folder / "run.json", record | {"versions": versions()})
-    differ = [name for name in record if found.get(name) != record[name] and name != "iterations"]
+    here, there = _flat(record), _flat({name: value for name, value in found.items() if name in record})
+    differ = [name for name in here | there if here.get(name) != there.get(name) and name != "iterations"]
     if differ:
+        each = "; ".join(f"{name} is {there.get(name)} there and {here.get(name)} here" for name in differ)
         raise DataError(
-            f"{folder} holds a run with other {' and '.join(differ)}; expected this run: go on with what that one "
-            "began with, or pass another --out"
+            f"{folder} holds a run with other {' and '.join(differ)} ({each}); expected this run: go on with what that "
+            "one began with, or pass another --out"
         )
     return None
 
@@ -157,8 +157,24 @@ def described(prompts: Sequence[Conversation], model: str, how: SelfReward) -> d
     """Return what a run is known by: the same here, the same models there."""
     ids = "".join(prompt_id(prompt) for prompt in prompts)
     digest = hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
-    named = {"model": Path(model).name, "base": how.base and Path(how.base).name}
-    return asdict(how) | {"prompts": digest, "n_prompts": len(prompts)} | named
+    models = {"model": known_as(model), "base": None if how.base is None else known_as(how.base)}
+    return asdict(how) | {"prompts": digest, "n_prompts": len(prompts)} | models
+
+
+def known_as(model: str | Path) -> str:
+    """Return what a model is known by: the hash of a folder's contents, wherever it lies; else its name."""
+    from labeling.transformers_engine import weights_revision
+
+    return weights_revision(model) if Path(model).is_dir() else str(model)
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by name, those in groups as group.name."""
+    found: dict[str, Any] = {}
+    for name, value in record.items():
+        within = {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+        found |= within
+    return found
 
 
 def _digest(gold: Pairs | None) -> str | None:
