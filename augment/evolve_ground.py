@@ -75,6 +75,7 @@ def _votes(pairs: Pairs, voters: Iterable[Any] | None, votes: VoteMatrix | None)
         margins=np.column_stack([said.margins, given.margins]),
         names=(*said.names, *given.names),
         errors={**said.errors, **given.errors},
+        self_labels=(*said.self_labels, *given.self_labels),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -87,13 +87,11 @@ def beside(votes: VoteMatrix, name: str, margin: FloatArray) -> VoteMatrix:
     if name in votes.names:
         raise VotesError(f"a voter is called {name}, which is kept for the loop's own reward model; rename it")
     said = np.where(margin > 0, Vote.A, np.where(margin < 0, Vote.B, Vote.ABSTAIN)).astype(np.int8)
-    return VoteMatrix(
-        np.column_stack([votes.votes, said]),
-        np.column_stack([votes.margins, margin.astype(np.float32)]),
-        (*votes.names, name),
-        votes.pair_ids,
-        votes.groups,
-        votes.errors,
+    return replace(
+        votes,
+        votes=np.column_stack([votes.votes, said]),
+        margins=np.column_stack([votes.margins, margin.astype(np.float32)]),
+        names=(*votes.names, name),
     )
 
 

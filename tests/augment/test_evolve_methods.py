@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from augment.evolve_controls import Effort, coins, oracle
+from augment.evolve_ground import lay_out
 from augment.evolve_method import Ground
+from augment.evolve_options import EvolveOptions
 from augment.evolve_training import within_budget
 from augment.rm_ensemble import Ensemble
 from augment.self_labels import read_self_labels, write_self_labels
 from augment.ser_ws import RM, SEED_RM, SerWs, beside
 from labeling.errors import DataError, VotesError
+from labeling.label_model import LabelModel
 from labeling.votes import VoteMatrix
 from rm.config import RewardConfig
 
@@ -88,6 +91,29 @@ def test_agreement_with_the_voters_it_learned_from_earns_a_reward_model_nothing(
     alone = SerWs().label(1, None, ground, [])
     looped = SerWs().label(2, rewards(np.where(ground.seed, guesses, copied)), ground, [alone])
     assert abs(looped.facts["rm_weight"]) < 0.3
+
+
+def test_a_voter_that_says_it_learned_from_made_labels_stays_one_beside_the_reward_model(ground):
+    copied = np.where((ground.votes.votes == 0).sum(axis=1) >= 2, 3.0, -3.0)
+    guesses = np.random.default_rng(2).choice([-3.0, 3.0], N)
+    with_old = beside(ground.votes, "old_rm", np.where(ground.seed, guesses, copied))
+    declared = replace(with_old, self_labels=("old_rm",))
+    noise = np.random.default_rng(5).normal(size=N)
+    weight = {}
+    for name, votes in (("declared", declared), ("hidden", with_old)):
+        model = LabelModel([RM]).fit(beside(votes, RM, noise), ground.pairs.gold)
+        weight[name] = model.weights_[votes.names.index("old_rm")]
+    assert abs(weight["declared"]) < 0.1 < weight["hidden"] - 0.1
+
+
+def test_judges_votes_keep_what_they_say_of_themselves(make_pairs):
+    pairs = make_pairs([([{"role": "user", "content": f"Q{i}?"}], f"one {i}", f"two {i}") for i in range(6)])
+    pairs = pairs.with_gold(np.array([1, 0, np.nan, np.nan, np.nan, np.nan]))
+    said = np.zeros((6, 1), np.int8)
+    votes = VoteMatrix(said, np.full((6, 1), np.nan, np.float32), ("old_rm",), pairs.pair_ids, self_labels=("old_rm",))
+    options = EvolveOptions(config=RewardConfig(model="minilm", max_steps=1))
+    assert lay_out(pairs, options, None, votes).votes.self_labels == ("old_rm",)
+    assert lay_out(pairs, options, (), votes).votes.self_labels == ("old_rm",)
 
 
 def test_every_pair_of_the_pool_is_labelled_anew_softly_with_its_surety_as_weight(ground):
