@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from augment.dpo import SoftPairs, Trained, train_dpo
 from augment.generate import generate, read_candidates
 from augment.implicit_rewards import ResponseLogProbs, response_log_probs
-from augment.new_prompts import new_prompts
+from augment.new_prompts import NewPrompts, new_prompts
 from augment.pair_candidates import PairedCandidates, Pairing, pair_candidates
 from augment.policies import load_policy
 from augment.self_gold import implicit_agreement, judge_agreement
@@ -86,6 +86,8 @@ def run_iteration(
         known = gold
         makers["gold.json"] = lambda: _write_gold(folder, run, current, known, how, load, iteration)
         steps, facts = ("gold.json", *STEPS), ("gold.json", *FACTS)
+    if how.new_prompts:
+        facts = ("prompts.json", *facts)
     for name in steps:
         if not (folder / name).exists():
             say(f"iteration {iteration} of {how.iterations}: {name}")
@@ -130,6 +132,7 @@ def _new_prompts(
         found = new_prompts(seeds, engine, how.new_prompts, how=FewShot(seed=seed), sampling=sampling)
         if not found.prompts:
             raise DataError(f"iteration {iteration}: no new prompt was fit to use; answer those given (new_prompts=0)")
+        write_json(folder / "prompts.json", {"new_prompts": _new_prompt_facts(found)})
         with replacing(path) as part:
             pq.write_table(pa.table({"prompt": pa.array([list(p) for p in found.prompts], MESSAGES)}), part)
     made: list[Conversation] = pq.read_table(path)["prompt"].to_pylist()
@@ -262,6 +265,11 @@ def _candidate_facts(folder: Path) -> dict[str, Any]:
         "cut_share": float(np.mean([reason == "length" for reason in table["finish_reason"].to_pylist()])),
         "candidate_chars": float(np.mean([len(text) for text in texts])),
     }
+
+
+def _new_prompt_facts(found: NewPrompts) -> dict[str, Any]:
+    counts = {"n": len(found.prompts), "n_requests": found.n_requests, "n_tokens": found.n_tokens}
+    return counts | {"left_out": dict(found.left_out)}
 
 
 def _pair_facts(made: PairedCandidates, pairs: pa.Table) -> dict[str, Any]:

@@ -2,16 +2,114 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 
-from augment.dpo import PolicyConfig
-from augment.self_reward import SelfReward, begin
+from augment.dpo import PolicyConfig, Trained
+from augment.policies import load_policy
+from augment.self_reward import SelfReward, begin, self_reward
 from labeling.errors import DataError
+from labeling.files import replacing
+from labeling.llm import Completion, Sampling
 
 PROMPTS = [[{"role": "user", "content": f"Name colour {i}."}] for i in range(4)]
+HOW = SelfReward("srlm", 2, candidates=Sampling(n=2, temperature=1.0), grades=Sampling(n=1, temperature=1.0), seed=5)
+
+
+class Model:
+    """Writes prompts, answers and grades, and notes who was asked for what, with which seed."""
+
+    context = None
+
+    def __init__(self, folder, asked):
+        self.model = self.source = folder.parent.name
+        self.asked = asked
+
+    def generate(self, prompts, sampling):
+        kind = {"Below are": "prompts"}.get(prompts[0][0]["content"][:9], "answers")
+        kind = "grades" if "BEGIN RESPONSE" in prompts[0][-1]["content"] else kind
+        self.asked.append((self.model, kind, sampling.seed))
+        return [[self.complete(kind, prompt, i, sampling) for i in range(sampling.n)] for prompt in prompts]
+
+    def complete(self, kind, prompt, i, sampling):
+        letters = [f"{letter}{sampling.seed}" for letter in "abcdefg"]
+        texts = {
+            "prompts": f"Task 1: {' '.join(letters)}\nTask 2: Draw a picture of a cat.",
+            "answers": ("good", "bad")[i],
+            "grades": "Score: 5" if ">>>\ngood" in prompt[-1]["content"] else "Score: 1",
+        }
+        return Completion(texts[kind], 3, -1.0, "stop")
+
+    def count_tokens(self, prompts):
+        return [1 for _ in prompts]
+
+
+@pytest.fixture
+def chain(tmp_path, monkeypatch):
+    """Run self-rewarding with models that are made up; return its ledger, who was asked, and who was trained from."""
+
+    def run(how):
+        asked, started = [], []
+
+        def train(start, pairs, config, out, *, note):
+            started.append(start.parent.name)
+            with replacing(out) as part:
+                part.mkdir()
+                note(Trained(out, 1, len(pairs), 0, []), part)
+
+        monkeypatch.setattr("augment.self_iteration.train_dpo", train)
+        (tmp_path / "run" / "iteration-0" / "model").mkdir(parents=True)
+        ledger = self_reward(PROMPTS, "m", how, tmp_path / "run", load=lambda folder: Model(folder, asked))
+        return ledger, asked, started
+
+    return run
+
+
+def test_each_iteration_is_written_graded_and_trained_by_the_model_of_the_one_before(chain, tmp_path) -> None:
+    _, asked, started = chain(HOW)
+    assert started == ["iteration-0", "iteration-1"]
+    assert asked == [
+        ("iteration-0", "answers", 6), ("iteration-0", "grades", 6),
+        ("iteration-1", "answers", 7), ("iteration-1", "grades", 7),
+    ]  # fmt: skip
+    for iteration in (1, 2):
+        table = pq.read_table(tmp_path / "run" / f"iteration-{iteration}" / "candidates.parquet")
+        assert set(table["model"].to_pylist()) == {f"iteration-{iteration - 1}"}
+
+
+def test_new_prompts_come_from_the_starting_model_others_each_time_and_what_was_left_out_is_told(
+    chain, tmp_path
+) -> None:
+    ledger, asked, _ = chain(replace(HOW, new_prompts=1))
+    assert [(model, seed) for model, kind, seed in asked if kind == "prompts"] == [
+        ("iteration-0", 1_005), ("iteration-0", 2_005),
+    ]  # fmt: skip
+    assert [model for model, kind, _ in asked if kind == "answers"] == ["iteration-0", "iteration-1"]
+    for iteration, row in enumerate(ledger, start=1):
+        folder = tmp_path / "run" / f"iteration-{iteration}"
+        [prompt] = {turns[0]["content"] for turns in pq.read_table(folder / "candidates.parquet")["prompt"].to_pylist()}
+        assert prompt.startswith(f"a{iteration}005 b{iteration}005")
+        assert row["new_prompts"] == json.loads((folder / "prompts.json").read_text())["new_prompts"]
+        assert row["new_prompts"]["n"] == 1
+        assert row["new_prompts"]["left_out"] == {"enough were found before": 31}
+
+
+@pytest.mark.slow
+def test_the_second_iteration_starts_where_the_first_ended_with_itself_as_the_reference(
+    policy_folder, tmp_path
+) -> None:
+    training = PolicyConfig(learning_rate=3e-3, max_steps=2, batch_size=2, gradient_accumulation=1)
+    how = SelfReward("cream", 2, candidates=Sampling(n=2, temperature=1.0, max_tokens=6), training=training)
+    _, second = self_reward(PROMPTS, policy_folder, how, tmp_path / "run")
+    written = pq.read_table(tmp_path / "run" / "iteration-2" / "candidates.parquet")["model"].to_pylist()
+    models = [load_policy(tmp_path / "run" / f"iteration-{i}" / "model").model for i in range(3)]
+    assert len(set(models)) == 3
+    assert set(written) == {models[1]}
+    assert second["training"]["first"]["rewards/margins"] == pytest.approx(0, abs=1e-5)
 
 
 def weights(folder, content):
