@@ -35,7 +35,10 @@ class PolicyConfig:
     """
 
     beta: float = option("How strongly the policy is held to where it starts (DPO's beta; weight of the KL).", 0.1)
-    learning_rate: float = option("Peak learning rate of AdamW; falls linearly to 0. LoRA wants 1e-5 to 1e-4.", 1e-6)
+    learning_rate: float = option("Peak learning rate of AdamW. LoRA wants 1e-5 to 1e-4.", 1e-6)
+    final_learning_rate: float | None = option(
+        "What the learning rate falls to, linearly (default: 0; self-reward srlm: a tenth of the peak).", None
+    )
     epochs: float = option("Passes over the pairs or prompts.", 1.0)
     max_steps: int | None = option("Optimizer steps; overrides epochs.", None)
     batch_size: int = option("Pairs, or responses to be rewarded, per forward pass and device.", 4)
@@ -53,6 +56,11 @@ class PolicyConfig:
         for name in ("beta", "learning_rate", "epochs", "batch_size", "gradient_accumulation", "max_length"):
             if not getattr(self, name) > 0:
                 raise DataError(f"{name} is {getattr(self, name)}, expected a number above 0")
+        final = self.final_learning_rate
+        if final is not None and not 0 <= final < self.learning_rate:
+            raise DataError(
+                f"final_learning_rate is {final}, expected 0 or more, and less than learning_rate, {self.learning_rate}"
+            )
         for name in ("max_steps", "lora_rank"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -182,6 +190,7 @@ def arguments(config: PolicyConfig, scratch: str) -> dict[str, Any]:
     import torch
 
     return {
+        **_schedule(config),
         "output_dir": scratch,
         "per_device_train_batch_size": config.batch_size,
         "gradient_accumulation_steps": config.gradient_accumulation,
@@ -197,6 +206,15 @@ def arguments(config: PolicyConfig, scratch: str) -> dict[str, Any]:
         "logging_steps": 1,
         "report_to": "none",
         "disable_tqdm": not sys.stderr.isatty(),
+    }
+
+
+def _schedule(config: PolicyConfig) -> dict[str, Any]:
+    if not config.final_learning_rate:
+        return {"lr_scheduler_type": "linear"}
+    return {
+        "lr_scheduler_type": "polynomial",
+        "lr_scheduler_kwargs": {"lr_end": config.final_learning_rate, "power": 1.0},
     }
 
 

@@ -247,12 +247,11 @@ def _train(folder: Path, current: Path, how: SelfReward, iteration: int) -> None
     prompts, chosen, rejected, q = (table[name].to_pylist() for name in names)
     ended = {name: table[name].to_pylist() for name in ("chosen_ended", "rejected_ended")}
     pairs = SoftPairs(prompts, chosen, rejected, q, **ended)
-    config = replace(how.training, seed=how.training.seed + how.seed + iteration)
 
     def note(done: Trained, _: Path) -> None:
         write_json(folder / "training.json", done.facts())
 
-    train_dpo(current, pairs, config, folder / "model", note=note)
+    train_dpo(current, pairs, how.training_of(iteration), folder / "model", note=note)
 
 
 def _candidate_facts(folder: Path) -> dict[str, Any]:

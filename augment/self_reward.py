@@ -65,7 +65,8 @@ class SelfReward:
     0 = answer the same prompts each time."""
     seed: int = 0
     training: PolicyConfig = field(default_factory=PolicyConfig)
-    """DPO from M_t, with M_t as the reference."""
+    """DPO from M_t, with M_t as the reference. Where no final learning rate is named, that of srlm is a tenth of the
+    peak (1e-6 to 1e-7 in the paper)."""
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method) or self.rate not in RATES:
@@ -88,6 +89,14 @@ class SelfReward:
     def grading(self, iteration: int) -> Sampling | None:
         """Return how the grades of an iteration are drawn."""
         return self.grades and replace(self.grades, seed=self.seed + iteration)
+
+    def training_of(self, iteration: int) -> PolicyConfig:
+        """Return how the policy of an iteration is trained."""
+        final = self.training.final_learning_rate
+        if final is None and self.method == "srlm":
+            final = self.training.learning_rate / 10
+        seed = self.training.seed + self.seed + iteration
+        return replace(self.training, seed=seed, final_learning_rate=final)
 
 
 def self_reward(

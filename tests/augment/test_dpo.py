@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,7 +81,17 @@ def test_pairs_that_do_not_fit_are_counted_and_none_at_all_is_an_error(policy_fo
         token_pairs(tokenizer, pairs, 8)
 
 
+def test_the_learning_rate_falls_linearly_to_0_or_to_the_final_one(policy_folder, tmp_path) -> None:
+    pairs = SoftPairs(PROMPTS, CHOSEN, REJECTED, [1.0] * 6)
+    config = PolicyConfig(**vars(FAST) | {"max_steps": 4, "gradient_accumulation": 1, "learning_rate": 1e-3})
+    for final, expected in ((None, [1e-3, 7.5e-4, 5e-4, 2.5e-4]), (2e-4, [1e-3, 8e-4, 6e-4, 4e-4])):
+        done = train_dpo(policy_folder, pairs, replace(config, final_learning_rate=final), tmp_path / f"{final}")
+        assert [entry["learning_rate"] for entry in done.log] == pytest.approx(expected)
+
+
 def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(DataError, match=r"final_learning_rate is 1e-06, expected 0 or more, and less than"):
+        PolicyConfig(final_learning_rate=1e-6)
     with pytest.raises(DataError, match="beta is 0, expected a number above 0"):
         PolicyConfig(beta=0)
     with pytest.raises(DataError, match="lora_rank is 0"):

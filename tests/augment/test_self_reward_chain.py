@@ -53,10 +53,11 @@ def chain(tmp_path, monkeypatch):
     """Run self-rewarding with models that are made up; return its ledger, who was asked, and who was trained from."""
 
     def run(how):
-        asked, started = [], []
+        asked, started, configs = [], [], []
 
         def train(start, pairs, config, out, *, note):
             started.append(start.parent.name)
+            configs.append(config)
             with replacing(out) as part:
                 part.mkdir()
                 note(Trained(out, 1, len(pairs), 0, []), part)
@@ -64,13 +65,14 @@ def chain(tmp_path, monkeypatch):
         monkeypatch.setattr("augment.self_iteration.train_dpo", train)
         (tmp_path / "run" / "iteration-0" / "model").mkdir(parents=True)
         ledger = self_reward(PROMPTS, "m", how, tmp_path / "run", load=lambda folder: Model(folder, asked))
-        return ledger, asked, started
+        return ledger, asked, started, configs
 
     return run
 
 
 def test_each_iteration_is_written_graded_and_trained_by_the_model_of_the_one_before(chain, tmp_path) -> None:
-    _, asked, started = chain(HOW)
+    _, asked, started, configs = chain(HOW)
+    assert [config.seed for config in configs] == [6, 7]
     assert started == ["iteration-0", "iteration-1"]
     assert asked == [
         ("iteration-0", "answers", 6), ("iteration-0", "grades", 6),
@@ -84,7 +86,7 @@ def test_each_iteration_is_written_graded_and_trained_by_the_model_of_the_one_be
 def test_new_prompts_come_from_the_starting_model_others_each_time_and_what_was_left_out_is_told(
     chain, tmp_path
 ) -> None:
-    ledger, asked, _ = chain(replace(HOW, new_prompts=1))
+    ledger, asked, *_ = chain(replace(HOW, new_prompts=1))
     assert [(model, seed) for model, kind, seed in asked if kind == "prompts"] == [
         ("iteration-0", 1_005), ("iteration-0", 2_005),
     ]  # fmt: skip
@@ -96,6 +98,14 @@ def test_new_prompts_come_from_the_starting_model_others_each_time_and_what_was_
         assert row["new_prompts"] == json.loads((folder / "prompts.json").read_text())["new_prompts"]
         assert row["new_prompts"]["n"] == 1
         assert row["new_prompts"]["left_out"] == {"enough were found before": 31}
+
+
+def test_the_learning_rate_of_srlm_falls_to_a_tenth_as_in_the_paper_unless_another_is_named(chain) -> None:
+    *_, configs = chain(replace(HOW, training=PolicyConfig(learning_rate=1e-6)))
+    assert [config.final_learning_rate for config in configs] == pytest.approx([1e-7, 1e-7])
+    named = replace(HOW, training=PolicyConfig(final_learning_rate=0.0))
+    assert named.training_of(1).final_learning_rate == 0
+    assert SelfReward("cream").training_of(1).final_learning_rate is None
 
 
 @pytest.mark.slow
