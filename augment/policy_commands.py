@@ -89,6 +89,11 @@ def self_reward(
     model.check()
     if not model.local:
         raise DataError(f"--engine {model.engine} cannot load what is trained here; expected transformers or vllm")
+    if model.adapter is not None:
+        raise DataError(
+            f"--adapter {model.adapter} would write and grade in every iteration, and training would not see it; merge "
+            "it into the model first (peft: merge_and_unload, then save_pretrained), and pass that as --model"
+        )
     how, asked = options.settings(training), read_prompts(prompts)
     if dry_run:
         return "\n".join(plan(asked, how, out))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,9 @@ from augment.self_gold import implicit_agreement, judge_agreement
 from augment.self_scores import agreement, judged, ranked, soft_label
 from labeling.errors import DataError
 from labeling.files import replacing, write_json
-from labeling.llm import Conversation
+from labeling.llm import Conversation, Engine
 from labeling.pairs import MESSAGES, Pairs
+from labeling.vllm_engine import VLLMEngine
 
 if TYPE_CHECKING:
     from augment.self_reward import Load, SelfReward
@@ -92,11 +94,30 @@ def run_iteration(
         if not (folder / name).exists():
             say(f"iteration {iteration} of {how.iterations}: {name}")
             makers[name]()
-            gc.collect()  # engines hold gigabytes, and some sit in cycles
+            free_memory()
     row: dict[str, Any] = {"iteration": iteration, "method": how.method, **_candidate_facts(folder)}
     for name in facts:
         row |= json.loads((folder / name).read_text(encoding="utf-8"))
     return row
+
+
+@contextmanager
+def opened(load: Load, folder: Path) -> Iterator[Engine]:
+    """Yield the engine of a model folder; vLLM, which would keep its GPU memory, is ended afterwards."""
+    engine = load(folder)
+    try:
+        yield engine
+    finally:
+        if isinstance(engine, VLLMEngine):
+            engine.close()
+
+
+def free_memory() -> None:
+    """Give back what a step held: models sit in cycles, and vLLM finds no room where torch keeps freed GPU memory."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _write_gold(
@@ -104,7 +125,8 @@ def _write_gold(
 ) -> None:
     """Write how far the policy that labels in this iteration agrees with people."""
     if how.method == "srlm":
-        found = judge_agreement(gold, load(current), how.grading(iteration))
+        with opened(load, current) as engine:
+            found = judge_agreement(gold, engine, how.grading(iteration))
     else:
         models = lineage(run, how, iteration)
         found = implicit_agreement(gold, models[-1], models[0] if len(models) > 1 else None, how.over)
@@ -116,7 +138,8 @@ def _write_candidates(
 ) -> None:
     if how.new_prompts:
         prompts = _new_prompts(folder, run, prompts, how, load, iteration)
-    generate(prompts, load(current), folder / "candidates.parquet", how.sampling(iteration))
+    with opened(load, current) as engine:
+        generate(prompts, engine, folder / "candidates.parquet", how.sampling(iteration))
 
 
 def _new_prompts(
@@ -128,8 +151,9 @@ def _new_prompts(
         from augment.new_prompts import SAMPLING, FewShot
 
         seed = how.seed + 1_000 * iteration
-        engine, sampling = load(run / "iteration-0" / "model"), replace(SAMPLING, seed=seed)
-        found = new_prompts(seeds, engine, how.new_prompts, how=FewShot(seed=seed), sampling=sampling)
+        sampling = replace(SAMPLING, seed=seed)
+        with opened(load, run / "iteration-0" / "model") as engine:
+            found = new_prompts(seeds, engine, how.new_prompts, how=FewShot(seed=seed), sampling=sampling)
         if not found.prompts:
             raise DataError(f"iteration {iteration}: no new prompt was fit to use; answer those given (new_prompts=0)")
         write_json(folder / "prompts.json", {"new_prompts": _new_prompt_facts(found)})
@@ -143,7 +167,8 @@ def _write_scores(folder: Path, run: Path, current: Path, how: SelfReward, load:
     table = read_candidates(folder / "candidates.parquet")
     before = np.full(len(table), np.nan)
     if how.method == "srlm":
-        scored = judged(table, load(current), how.grading(iteration))
+        with opened(load, current) as engine:
+            scored = judged(table, engine, how.grading(iteration))
         scores, counts = scored.scores, dict(scored.counts)
     else:
         scores, before, counts = _implicit(table, run, how, iteration)

@@ -141,6 +141,13 @@ class VLLMEngine:
         """Return how many tokens each prompt is, chat template included."""
         return self._encoder.count(prompts)
 
+    def close(self) -> None:
+        """End vLLM's processes, and with them the memory they hold; no more can be asked.
+
+        Dropping the engine is not enough: vLLM keeps references to itself.
+        """
+        self.llm.llm_engine.engine_core.shutdown()
+
     @cached_property
     def _encoder(self) -> PromptEncoder:
         return PromptEncoder(self._tokenizer())

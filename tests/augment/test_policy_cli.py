@@ -68,6 +68,9 @@ def test_what_does_not_belong_together_is_refused(augmented, policy_folder, tmp_
     assert "dpo learns from labels" in capsys.readouterr().err
     assert run("self-reward", augmented, "-o", tmp_path / "run") == 2
     assert "which model?" in capsys.readouterr().err
+    vllm = ("self-reward", augmented, "-o", tmp_path / "run", "--model", policy_folder, "--engine", "vllm")
+    assert run(*vllm, "--adapter", tmp_path) == 2
+    assert "training would not see it; merge it into the model first" in capsys.readouterr().err
 
 
 @pytest.mark.slow

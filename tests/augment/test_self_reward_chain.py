@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ from augment.self_reward import SelfReward, begin, self_reward
 from labeling.errors import DataError
 from labeling.files import replacing
 from labeling.llm import Completion, Sampling
+from labeling.vllm_engine import VLLMEngine
 
 PROMPTS = [[{"role": "user", "content": f"Name colour {i}."}] for i in range(4)]
 HOW = SelfReward("srlm", 2, candidates=Sampling(n=2, temperature=1.0), grades=Sampling(n=1, temperature=1.0), seed=5)
@@ -52,7 +54,7 @@ class Model:
 def chain(tmp_path, monkeypatch):
     """Run self-rewarding with models that are made up; return its ledger, who was asked, and who was trained from."""
 
-    def run(how):
+    def run(how, load=Model):
         asked, started, configs = [], [], []
 
         def train(start, pairs, config, out, *, note):
@@ -64,7 +66,7 @@ def chain(tmp_path, monkeypatch):
 
         monkeypatch.setattr("augment.self_iteration.train_dpo", train)
         (tmp_path / "run" / "iteration-0" / "model").mkdir(parents=True)
-        ledger = self_reward(PROMPTS, "m", how, tmp_path / "run", load=lambda folder: Model(folder, asked))
+        ledger = self_reward(PROMPTS, "m", how, tmp_path / "run", load=lambda folder: load(folder, asked))
         return ledger, asked, started, configs
 
     return run
@@ -98,6 +100,34 @@ def test_new_prompts_come_from_the_starting_model_others_each_time_and_what_was_
         assert row["new_prompts"] == json.loads((folder / "prompts.json").read_text())["new_prompts"]
         assert row["new_prompts"]["n"] == 1
         assert row["new_prompts"]["left_out"] == {"enough were found before": 31}
+
+
+@dataclass(frozen=True, eq=False)
+class Served(VLLMEngine):
+    """The same by way of vLLM."""
+
+    writer: Model | None = None
+    context = None
+
+    def generate(self, prompts, sampling):
+        return self.writer.generate(prompts, sampling)
+
+    def count_tokens(self, prompts):
+        return self.writer.count_tokens(prompts)
+
+
+def test_vllm_is_ended_after_every_step_before_the_next_begins(chain, monkeypatch) -> None:
+    running, free = [], []
+
+    def load(folder, asked):
+        assert not running
+        running.append(folder)
+        core = SimpleNamespace(shutdown=running.clear)
+        return Served(SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core)), "m", writer=Model(folder, asked))
+
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: free.append(list(running)))
+    chain(replace(HOW, new_prompts=1), load)
+    assert free == [[]] * 8  # four steps of two iterations
 
 
 def test_the_learning_rate_of_srlm_falls_to_a_tenth_as_in_the_paper_unless_another_is_named(chain) -> None:
