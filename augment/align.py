@@ -77,8 +77,8 @@ def align_with_rewards(
     """Align a policy by GRPO or RLOO with the mean reward of some reward models, less penalties; save it to `out`.
 
     `config.beta` weighs the KL to the model it starts from. `config.max_length` bounds prompt and response together:
-    longer prompts are left out, counted, with a warning. Raises DataError where none is left, or `batch_size` times
-    `gradient_accumulation` is no multiple of `exploring.n`.
+    longer prompts are left out, counted, with a warning. Raises DataError where none is left, responses alone fill
+    `max_length`, or `batch_size` times `gradient_accumulation` is no multiple of `exploring.n`.
     """
     need_rlhf()
     check_new(out)
@@ -86,6 +86,11 @@ def align_with_rewards(
         raise DataError(
             f"batch_size {config.batch_size} x gradient_accumulation {config.gradient_accumulation} responses a step "
             f"cannot be split into {exploring.n} a prompt; expected a multiple of {exploring.n}"
+        )
+    if exploring.max_tokens >= config.max_length:
+        raise DataError(
+            f"max_tokens {exploring.max_tokens} of a response leaves a prompt no room in max_length "
+            f"{config.max_length}; raise max_length, or lower max_tokens"
         )
     penalties = penalties or Penalties()
     policy = load_policy(model, dtype=config.weights, device="cpu")  # the Trainer knows which GPU is this process's
@@ -161,7 +166,10 @@ def _fitting(tokenizer: Any, prompts: Sequence[Conversation], room: int) -> tupl
     kept = [prompt for prompt, length in zip(distinct, lengths, strict=True) if length <= room]
     n_too_long = len(distinct) - len(kept)
     if not kept:
-        raise DataError(f"none of {len(distinct)} prompts leaves room for a response; expected {room} tokens or fewer")
+        raise DataError(
+            f"none of {len(distinct)} prompts leaves room for a response; expected {room} tokens or fewer (max_length "
+            "less max_tokens): raise max_length, or lower max_tokens"
+        )
     if n_too_long:
         text = f"{n_too_long} of {len(distinct)} prompts left out: they are longer than {room} tokens; raise max_length"
         warnings.warn(text, WeakprefWarning, stacklevel=3)

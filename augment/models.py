@@ -39,7 +39,9 @@ class ModelOptions:
         "What runs it: transformers (here), vllm (here, GPUs), openai (any OpenAI-compatible server).", "transformers"
     )
     dtype: str | None = option("transformers, vllm: numbers it computes with: float32, bfloat16, float16.")
-    device: str | None = option("transformers: where it runs: cpu (default) or cuda.")
+    device: str | None = option(
+        "transformers: cpu or cuda (default: cpu; self-reward, best-of-n, eft: cuda if there is one)."
+    )
     tensor_parallel_size: int | None = option("vllm: GPUs it is spread over (default: 1).")
     max_model_len: int | None = option("vllm: most tokens of a prompt and its answer (default: the model's).")
     gpu_memory_utilization: float | None = option("vllm: share of GPU memory it may take (default: 0.9).")

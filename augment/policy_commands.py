@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +52,8 @@ class SelfRewardOptions:
     new_prompts: int = option("Prompts to write in each iteration and answer in place of those given.", 0)
 
     def settings(self, training: PolicyConfig) -> SelfReward:
-        """Return them checked."""
+        """Return them checked. Raises DataError for an option of the other method."""
+        self._check()
         given: dict[str, Any] = {
             "n": self.n,
             "temperature": self.temperature,
@@ -73,6 +74,27 @@ class SelfRewardOptions:
             seed=training.seed,
             training=training,
         )
+
+    def _check(self) -> None:
+        if self.grades < 0:
+            raise DataError(f"--grades is {self.grades}; expected 0 or more")
+        owner, names = OTHERS[self.method]
+        foreign = [flag for flag in changed(self) if flag in names]
+        if foreign:
+            raise DataError(f"{', '.join(foreign)}: of --method {owner}, not {self.method}; leave it out")
+
+
+OTHERS = {
+    "srlm": ("cream", ("--base", "--rate", "--per-prompt", "--over")),
+    "cream": ("srlm", ("--grades", "--grade-tokens")),
+}
+"""What a method cannot use, and whose it is."""
+
+
+def changed(options: Any) -> list[str]:
+    """Return the options that are not at their defaults, as they are typed."""
+    names = [one.name for one in fields(options) if getattr(options, one.name) != one.default]
+    return [f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}" for name in names]
 
 
 def self_reward(
@@ -126,8 +148,9 @@ def align(
 ) -> str:
     """Align a policy; return what happened in one line."""
     if method == "dpo":
-        if rms or penalties != Penalties():
-            raise DataError("dpo learns from labels: --rm and penalties belong to grpo and rloo; leave them out")
+        foreign = [*(["--rm"] if rms else []), *changed(exploring), *changed(penalties)]
+        if foreign:
+            raise DataError(f"dpo learns from labels: {', '.join(foreign)} belong to grpo and rloo; leave them out")
         return _trained(align_dpo(data, model, training, out), "pairs")
     if not rms:
         raise DataError(f"{method} needs a reward model; name one or more by --rm DIR, as `weakpref train` writes it")

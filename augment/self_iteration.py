@@ -80,8 +80,7 @@ def run_iteration(
         "pairs.parquet": lambda: _write_pairs(folder, how),
         "model": lambda: _train(folder, current, how, iteration),
     }
-    for stale in folder.glob(".*.part"):  # of a run that was killed
-        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    drop_parts(folder)
     steps: tuple[str, ...] = STEPS
     facts: tuple[str, ...] = FACTS
     if gold is not None:
@@ -99,6 +98,12 @@ def run_iteration(
     for name in facts:
         row |= json.loads((folder / name).read_text(encoding="utf-8"))
     return row
+
+
+def drop_parts(folder: Path) -> None:
+    """Delete what a run that was killed had half written."""
+    for stale in folder.glob(".*.part"):
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
 
 
 @contextmanager

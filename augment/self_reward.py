@@ -78,6 +78,8 @@ class SelfReward:
             raise DataError(
                 f"iterations is {self.iterations} and new_prompts {self.new_prompts}; expected 1, 0 or more"
             )
+        if self.grades is not None and self.grades.n < 1:
+            raise DataError(f"grades.n is {self.grades.n}; expected 1 or more, or grades=None for probabilities")
         if self.sampling(1).n < 2:
             raise DataError(f"n is {self.sampling(1).n}; expected 2 candidates a prompt or more, or there is no pair")
 
@@ -119,13 +121,15 @@ def self_reward(
     Raises DataError for a folder that holds another run, an iteration without a pair, or without the extra `rlhf`.
     """
     from augment.self_gold import decided
-    from augment.self_iteration import run_iteration
+    from augment.self_iteration import drop_parts, run_iteration
 
     need_rlhf()
     folder = Path(out)
     gold = None if gold is None else decided(gold)
     begin(folder, prompts, str(model), how, gold)
     start = folder / "iteration-0" / "model"
+    for place in (folder, start.parent):
+        drop_parts(place)
     if not start.is_dir():
         say(f"{model} -> {start}")
         save_as_folder(model, start, how.training.weights)

@@ -102,6 +102,15 @@ def test_new_prompts_come_from_the_starting_model_others_each_time_and_what_was_
         assert row["new_prompts"]["left_out"] == {"enough were found before": 31}
 
 
+def test_what_a_killed_run_had_half_written_is_deleted(chain, tmp_path) -> None:
+    (tmp_path / "run" / "iteration-0" / ".model.9.part").mkdir(parents=True)
+    (tmp_path / "run" / ".ledger.jsonl.9.part").touch()
+    (tmp_path / "run" / "iteration-1").mkdir()
+    (tmp_path / "run" / "iteration-1" / ".model.9.part").mkdir()
+    chain(replace(HOW, iterations=1))
+    assert not list((tmp_path / "run").rglob("*.part"))
+
+
 @dataclass(frozen=True, eq=False)
 class Served(VLLMEngine):
     """The same by way of vLLM."""

@@ -1,0 +1,72 @@
+"""Options of the commands about policies that do not belong together, or cannot work."""
+
+from __future__ import annotations
+
+import pytest
+
+from augment import export
+from augment.align import Exploring, align_with_rewards
+from augment.cli import main
+from augment.dpo import PolicyConfig
+from augment.self_reward import SelfReward
+from labeling.errors import DataError
+from labeling.llm import Sampling
+
+PROMPTS = [[{"role": "user", "content": f"Name colour {i}."}] for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["-n", "8"], "-n"),
+        (["--temperature", "0.5"], "--temperature"),
+        (["--max-tokens", "9", "--length-penalty", "1"], "--max-tokens, --length-penalty"),
+        (["--rm", "rm"], "--rm"),
+    ],
+)
+def test_dpo_refuses_options_of_methods_that_draw_responses(six_pairs, tmp_path, fails, options, named) -> None:
+    data = export(tmp_path / "augmented", six_pairs, [0.9, 0.1, 0.5, 0.8, 0.3, 0.6])
+    said = fails("align", data, "-o", tmp_path / "out", "--model", "m", *options)
+    assert f"dpo learns from labels: {named} belong to grpo and rloo; leave them out" in said
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("srlm", ["--rate", "spearman", "--per-prompt"], "--rate, --per-prompt: of --method cream, not srlm"),
+        ("srlm", ["--base", "b"], "--base: of --method cream, not srlm"),
+        ("cream", ["--grades", "0"], "--grades: of --method srlm, not cream"),
+        ("cream", ["--grade-tokens", "9"], "--grade-tokens: of --method srlm, not cream"),
+        ("srlm", ["--grades", "-1"], "--grades is -1; expected 0 or more"),
+    ],
+)
+def test_self_reward_refuses_options_of_the_other_method_and_grades_below_0(
+    six_pairs, tmp_path, fails, method, options, said
+) -> None:
+    command = ("self-reward", tmp_path / "p.parquet", "-o", tmp_path / "run", "--model", "m", "--method", method)
+    assert said in fails(*command, *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_fewer_than_one_grade_is_refused() -> None:
+    with pytest.raises(DataError, match=r"grades\.n is 0; expected 1 or more"):
+        SelfReward(grades=Sampling(n=0))
+
+
+def test_responses_that_fill_a_conversation_are_refused_before_a_model_is_loaded(tmp_path) -> None:
+    with pytest.raises(DataError, match="max_tokens 2048 of a response leaves a prompt no room in max_length 1024"):
+        align_with_rewards(PROMPTS, "m", ["rm"], PolicyConfig(), tmp_path / "out", exploring=Exploring(max_tokens=2048))
+
+
+def test_prompts_that_are_all_too_long_are_an_error_with_a_way_out(policy_folder, tmp_path) -> None:
+    config, exploring = PolicyConfig(max_length=16), Exploring(max_tokens=8)
+    with pytest.raises(DataError, match=r"expected 8 tokens or fewer .*: raise max_length, or lower max_tokens"):
+        align_with_rewards(PROMPTS, policy_folder, ["rm"], config, tmp_path / "out", exploring=exploring)
+
+
+@pytest.mark.parametrize("command", ["self-reward", "best-of-n", "eft", "judge"])
+def test_the_help_says_where_a_model_runs(command, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        raise SystemExit(main([command, "--help"]))
+    assert "default: cpu; self-reward, best-of-n, eft: cuda if there is one" in capsys.readouterr().out
