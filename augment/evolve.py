@@ -15,8 +15,10 @@ from augment.evolve_ground import lay_out
 from augment.evolve_options import EvolveOptions
 from augment.evolve_round import Round
 from augment.evolve_run import Folder, claim, fingerprint
+from augment.evolve_training import members
 from labeling import check_disjoint
-from labeling.files import write_json
+from labeling.errors import GoldError
+from labeling.files import input_hash, write_json
 from labeling.pairs import Pairs
 from labeling.votes import VoteMatrix
 
@@ -36,10 +38,18 @@ class Evolved:
     stopped: str
     """Why the loop ended."""
 
+    members: int = 1
+    """Reward models of an iteration: an ensemble has several."""
+
+    @property
+    def models(self) -> list[Path]:
+        """Directories of the reward models of that iteration; its figures are of their mean (`rm.Ensemble`)."""
+        return members(self.path / f"iteration-{self.best}", self.members)
+
     @property
     def model(self) -> Path:
-        """Directory of that reward model."""
-        return self.path / f"iteration-{self.best}" / "rm"
+        """Directory of the first of them."""
+        return self.models[0]
 
 
 @dataclass(frozen=True)
@@ -81,11 +91,13 @@ def evolve(
     `voters` vote (default: the built-in heuristics), and `votes` of judges on the same pairs are added. A run that was
     killed goes on from its last finished step if `resume`; the ledger and all labels are the same, byte for byte.
 
-    Raises DataError where `out` holds something else or the pairs do not suffice, GroupLeakError where a prompt of
-    `test` is among them, and what training raises.
+    Raises DataError where `out` holds something else or the pairs do not suffice, GoldError where labels do not,
+    GroupLeakError where a prompt of `test` is among them, and what training raises.
     """
     if test is not None:
         check_disjoint(pairs, test)
+        if np.isnan(test.gold).all():
+            raise GoldError(f"none of the {len(test)} test pairs is labelled, so there is nothing to measure on")
     ground = lay_out(pairs, options, voters, votes)
     out = Path(out)
     claim(out, stated(pairs, options, test, ground.votes), resume)
@@ -100,8 +112,9 @@ def evolve(
         if stopped:
             break
     best = _best(folder.rows(), rule.stops_early)
-    found = Evolved(out, folder.rows(), best, stopped or ALL_DONE)
-    write_json(out / "result.json", {"best": best, "rm": f"iteration-{best}/rm", "stopped": found.stopped})
+    found = Evolved(out, folder.rows(), best, stopped or ALL_DONE, rule.members)
+    rms = [model.relative_to(out).as_posix() for model in found.models]
+    write_json(out / "result.json", {"best": best, "rms": rms, "stopped": found.stopped})
     return found
 
 
@@ -115,8 +128,9 @@ def plan(pairs: Pairs, options: EvolveOptions, *, test: Pairs | None = None, vot
     )
     words = tuple(_in_words(options, n) for n in range(options.iterations + 1))
     trainings = _trainings(options)
+    steps = (trainings + _beyond_one(options)) * most
     hidden, n_test = int((~np.isnan(ground.hidden)).sum()), 0 if test is None else len(test)
-    return Plan(**counts, hidden=hidden, test=n_test, trainings=trainings, steps=trainings * most, steps_each=words)
+    return Plan(**counts, hidden=hidden, test=n_test, trainings=trainings, steps=steps, steps_each=words)
 
 
 def _in_words(options: EvolveOptions, n: int) -> str:
@@ -133,11 +147,18 @@ def _trainings_of(options: EvolveOptions, n: int) -> int:
     rule = options.rule()
     if n == 0:
         return rule.members
-    return rule.members + len(options.controls) + (rule.folds if n >= rule.first_vote else 0)
+    return rule.members * (1 + len(options.controls)) + (rule.folds if n >= rule.first_vote else 0)
 
 
 def _trainings(options: EvolveOptions) -> int:
     return sum(_trainings_of(options, n) for n in range(options.iterations + 1))
+
+
+def _beyond_one(options: EvolveOptions) -> int:
+    """Return how many trainings' steps the control equal-steps takes beyond one an iteration: n more in the n-th."""
+    if "equal-steps" not in options.controls:
+        return 0
+    return options.rule().members * sum(range(1, options.iterations + 1))
 
 
 def _stop(rows: Sequence[dict[str, Any]], early: bool) -> str:
@@ -159,11 +180,11 @@ def _best(rows: Sequence[dict[str, Any]], early: bool) -> int:
 def stated(pairs: Pairs, options: EvolveOptions, test: Pairs | None, votes: VoteMatrix | None) -> dict[str, Any]:
     """Return what a run is known by: the same here, the same results."""
     said = asdict(options)
-    said["config"]["model"] = Path(options.config.model).name
+    said["config"]["model"] = input_hash(options.config.model)
     inputs: dict[str, Any] = {"pairs": None, "test": None, "votes": None}
     for name, given in (("pairs", pairs), ("test", test)):
         if given is not None:
-            inputs[name] = fingerprint(given.pair_ids, given.gold)
+            inputs[name] = fingerprint(given.pair_ids, given.gold, given.groups)
     if votes is not None:
         inputs |= {"votes": fingerprint(votes.pair_ids, votes.votes, votes.margins), "voters": list(votes.names)}
     return {"options": said, **inputs}

@@ -17,11 +17,19 @@ from augment.evolve import evolve as run
 from augment.evolve_options import CONTROLS, METHODS, EvolveOptions
 from augment.learning_status import FORMS, Thresholds
 from augment.reward_anchor import ANCHORS
+from augment.rm_ensemble import SOFT_LABELS
 from labeling import read_votes, split_by_group
 from labeling.errors import DataError
 from labeling.pairs import Pairs
 from rm.config import MINILM, RewardConfig
 from rm.options import expanded
+
+OWNERS = {
+    "preset": "ser", "anchor": "ser", "thresholds": "ser",
+    "folds": "ser+ws", "seed_votes": "ser+ws", "lfs": "ser+ws", "votes": "ser+ws",
+    "members": "ensemble", "soft_label": "ensemble",
+}  # fmt: skip
+"""The method that an option belongs to."""
 
 
 def _help(name: str) -> str:
@@ -51,6 +59,7 @@ def evolve(
     folds: Annotated[int, typer.Option(help=_help("folds"))] = 3,
     seed_votes: Annotated[bool, typer.Option("--seed-votes", help=_help("seed_votes"))] = False,
     members: Annotated[int, typer.Option(help=_help("members"))] = 3,
+    soft_label: Annotated[str, typer.Option(help=_help("soft_label"))] = "mean",
     watch_share: Annotated[float, typer.Option(help=_help("watch_share"))] = 0.2,
     seed: Annotated[int, typer.Option(help=_help("seed"))] = 0,
     resume: Annotated[bool, typer.Option(help="Go on with the run in OUT from its last finished step.")] = False,
@@ -72,10 +81,12 @@ def evolve(
         folds=folds,
         seed_votes=seed_votes,
         members=members,
+        soft_label=one_of("soft-label", soft_label, SOFT_LABELS),
         watch_share=watch_share,
         controls=tuple(one_of("control", name, CONTROLS) for name in control or ()),
         seed=seed,
     )
+    _refuse_others(options, lfs, votes)
     reading = commands.Reading(layout, drop_bad_rows)
     known, held_out = _held_out(reading(pairs), reading(test) if test else None, test_share, seed)
     said = read_votes(votes)[0] if votes else None
@@ -94,6 +105,18 @@ command = expanded(evolve, defaults={"model": MINILM}, without=("mix", "seed"))
 sets, of which there is one, and the seed, which is the run's."""
 
 
+def _refuse_others(options: EvolveOptions, lfs: Path | None, votes: Path | None) -> None:
+    """Raise DataError for an option of another method than the one that runs: it would do nothing."""
+    plain = EvolveOptions(config=options.config)
+    given = [name for name in OWNERS if getattr(options, name, None) != getattr(plain, name, None)]
+    given += [name for name, path in (("lfs", lfs), ("votes", votes)) if path is not None]
+    for name in given:
+        if OWNERS[name] != options.method:
+            flag = "--tau-high, --tau-low, --tau-delta or --enough" if name == "thresholds" else f"--{name}"
+            owner = f"--method {OWNERS[name]}, not {options.method}"
+            raise DataError(f"{flag.replace('_', '-')} is an option of {owner}; leave it out")
+
+
 def one_of(name: str, value: str, allowed: tuple[Any, ...]) -> Any:
     """Return a value that is allowed; raises DataError for another."""
     if value not in allowed:
@@ -108,7 +131,7 @@ def in_words(p: Plan) -> str:
             f"{p.seed:,} pairs of the seed train, {p.watched:,} are watched, {p.pool:,} are to be labelled "
             f"({p.hidden:,} with a hidden label to measure against), {p.test:,} to test on",
             *p.steps_each,
-            f"at most {p.trainings} trainings of {p.steps // p.trainings:,} steps, {p.steps:,} steps together",
+            f"at most {p.trainings} trainings, {p.steps:,} optimizer steps together",
         ]
     )
 
@@ -122,7 +145,10 @@ def outcome(found: Evolved) -> str:
     )  # fmt: skip
     heard = sorted({name for each in found.rows for name in each["alarms"]})
     alarm = f"; alarms: {', '.join(heard)}" if heard else ""
-    return f"{found.model}: the reward model of iteration {found.best}, stopped: {found.stopped}{tested}{alarm}"
+    names = ", ".join(model.name for model in found.models)
+    several = f"the mean of {len(found.models)} reward models ({names})" if found.members > 1 else "the reward model"
+    where = found.model.parent if found.members > 1 else found.model
+    return f"{where}: {several} of iteration {found.best}, stopped: {found.stopped}{tested}{alarm}"
 
 
 def _held_out(pairs: Pairs, test: Pairs | None, share: float, seed: int) -> tuple[Pairs, Pairs | None]:

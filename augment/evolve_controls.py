@@ -22,21 +22,24 @@ class Effort:
     """What an iteration trained on, and how long the loop trained up to it."""
 
     labels: SelfLabels
+    first: RewardConfig
+    """How the reward model of iteration 0 was trained."""
     config: RewardConfig
+    """How that of iteration n was."""
     steps: int
-    """Optimizer steps of the reward models of iterations 0 to n, one after another."""
+    """Optimizer steps of the reward models of iterations 0 to n, one after another: of members that are trained side by
+    side one counts, and none of those that only label (ser+ws)."""
     n: int
 
 
 def control(name: Control, effort: Effort, ground: Ground, out: Path, seed: int) -> tuple[Path, RewardConfig]:
     """Write what a control trains on to `out`; return it and how the control is trained.
 
-    equal-steps: the seed alone, for as many steps as all reward models of the loop took until then. oracle: the same
-    kept pairs with their true labels, where known. random: the same pairs, each label a coin flip.
+    equal-steps: the seed alone, as in iteration 0 but for `effort.steps` steps. oracle: the same kept pairs with their
+    true labels, where known. random: the same pairs, each label a coin flip.
     """
     if name == "equal-steps":
-        plain = replace(effort.config, objective="bradley-terry", objective_parameter=None, max_steps=effort.steps)
-        return export_seed(out, ground, seed), plain
+        return export_seed(out, ground, seed), replace(effort.first, max_steps=effort.steps)
     everywhere = np.ones(len(ground.pairs), dtype=np.bool_)
     relabelled = oracle(effort.labels, ground.hidden) if name == "oracle" else coins(effort, ground, seed)
     return export_kept(out, ground, relabelled, everywhere, seed), effort.config

@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from augment.evolve_method import Ground
 from augment.evolve_options import EvolveOptions
+from augment.ser_ws import RM, SEED_RM
 from labeling import apply, gold_sample, heuristics, split_by_group
 from labeling.errors import DataError, GoldError, VotesError
+from labeling.heuristics import Heuristic
 from labeling.pairs import Pairs
 from labeling.votes import VoteMatrix
 
@@ -22,9 +24,10 @@ BoolArray = npt.NDArray[np.bool_]
 def lay_out(pairs: Pairs, options: EvolveOptions, voters: Iterable[Any] | None, votes: VoteMatrix | None) -> Ground:
     """Return the ground of a loop: `options.gold` labels visible, part of them watched unless the method cross-fits.
 
-    Only ser+ws lets `voters` vote (None: the built-in heuristics) and takes `votes` of the same pairs, in any order.
-    Raises GoldError without a visible label that is no tie, DataError without a pair to label or for repeated pairs,
-    VotesError for pairs without votes.
+    Only ser+ws lets `voters` vote (None: the built-in heuristics, but those among `votes`) and takes `votes` of the
+    same pairs, in any order. Raises GoldError without a visible label that is no tie, for ser+ws without one for A and
+    one for B, DataError without a pair to label, for repeated pairs, and where ser+ws has one group only, VotesError
+    for pairs without votes.
     """
     if len(np.unique(pairs.pair_ids)) < len(pairs):
         raise DataError("some pairs occur more than once; expected unique pairs: read them with on_bad_rows='drop'")
@@ -36,12 +39,25 @@ def lay_out(pairs: Pairs, options: EvolveOptions, voters: Iterable[Any] | None, 
     if visible.all():
         raise DataError(f"all {len(pairs)} labels are visible, so no pair is left to label; keep fewer with gold")
     crossfitted = options.method == "ser+ws"
+    if crossfitted:
+        _check_crossfitting(pairs, visible)
     watched = np.zeros(len(pairs), dtype=np.bool_) if crossfitted else _watched(pairs, visible, options)
     hidden = pairs.with_gold(np.where(visible & ~watched, pairs.gold, np.nan))
     controls_need = "oracle" in options.controls and np.isnan(pairs.gold[~visible]).all()
     if controls_need:
         raise GoldError("the control oracle needs true labels of the pool, and there are none; leave it out")
     return Ground(hidden, watched, pairs.gold, _votes(hidden, voters, votes) if crossfitted else None)
+
+
+def _check_crossfitting(pairs: Pairs, visible: BoolArray) -> None:
+    if len(np.unique(pairs.groups)) < 2:
+        raise DataError("all pairs are of one group, so none can be left out of a training; give a group column")
+    gold = pairs.gold[visible]
+    if not (gold > 0.5).any() or not (gold < 0.5).any():
+        raise GoldError(
+            f"all {len(gold)} visible labels prefer the same side, which cannot anchor the votes; keep more labels, or "
+            "exchange A and B in some pairs"
+        )
 
 
 def _watched(pairs: Pairs, visible: BoolArray, options: EvolveOptions) -> BoolArray:
@@ -59,11 +75,16 @@ def _watched(pairs: Pairs, visible: BoolArray, options: EvolveOptions) -> BoolAr
 
 
 def _votes(pairs: Pairs, voters: Iterable[Any] | None, votes: VoteMatrix | None) -> VoteMatrix | None:
-    panel = heuristics() if voters is None else list(voters)
+    given = None if votes is None else _of(votes, pairs)
+    known = () if given is None else given.names
+    asked = heuristics() if voters is None else voters
+    panel = [voter for voter in asked if not (isinstance(voter, Heuristic) and voter.name in known)]
     said = apply(panel, pairs) if panel else None
-    if votes is None:
+    taken = sorted({RM, SEED_RM} & {*known, *(said.names if said else ())})
+    if taken:
+        raise VotesError(f"a voter is called {taken[0]}, which is kept for the loop's own reward model; rename it")
+    if given is None:
         return said
-    given = _of(votes, pairs)
     if said is None:
         return given
     both = sorted(set(given.names) & set(said.names))

@@ -8,7 +8,7 @@ from typing import Literal
 from augment.evolve_method import Method
 from augment.learning_status import FORMS, Form, Thresholds
 from augment.reward_anchor import ANCHORS, Anchor
-from augment.rm_ensemble import Ensemble
+from augment.rm_ensemble import SOFT_LABELS, Ensemble, SoftLabel
 from augment.ser import Ser
 from augment.ser_ws import SerWs
 from labeling.errors import DataError
@@ -48,6 +48,10 @@ class EvolveOptions:
         metadata={"help": "ser+ws: the seed's reward model votes, too, from the first iteration on."},
     )
     members: int = field(default=3, metadata={"help": "ensemble: reward models, one seed each."})
+    soft_label: SoftLabel = field(
+        default="mean",
+        metadata={"help": "ensemble: the members' mean where all agree, or CREAM's consistency rate for every pair."},
+    )
     watch_share: float = field(
         default=0.2,
         metadata={
@@ -61,6 +65,7 @@ class EvolveOptions:
 
     def __post_init__(self) -> None:
         allowed: dict[str, tuple[str, ...]] = {"method": METHODS, "preset": FORMS, "anchor": ANCHORS}
+        allowed["soft_label"] = SOFT_LABELS
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise DataError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(values)}")
@@ -84,11 +89,11 @@ class EvolveOptions:
         if self.method == "ser":
             return Ser(self.preset, self.thresholds, self.anchor)
         if self.method == "ensemble":
-            return Ensemble(self.members)
+            return Ensemble(self.members, self.soft_label)
         return SerWs(self.folds, self.budget, self.seed, self.seed_votes)
 
     def trainer(self, n: int) -> RewardConfig:
         """Return how the reward models of iteration n are trained: SER's paper has a hinge from iteration 1 on."""
-        hinge = n > 0 and self.method == "ser" and self.preset == "paper"
         config = replace(self.config, seed=self.seed)
+        hinge = n > 0 and self.method == "ser" and self.preset == "paper" and config.objective != "hinge"
         return replace(config, objective="hinge", objective_parameter=None) if hinge else config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ from augment.evolve_training import (
 from augment.learning_status import Status
 from augment.self_labels import SelfLabels, read_self_labels, write_self_labels
 from labeling.antisymmetric import sigmoid
-from labeling.errors import DataError
 from labeling.files import write_json
 from labeling.folds import group_folds
 from labeling.pairs import Pairs
@@ -79,7 +78,7 @@ class Round:
         models = [] if done else self._train(labels)
         row |= {"steps": steps_of(models[:1])} | held_out_figures(models, self.test if models else None)
         if models and not self.rule.folds:
-            row |= self._watch_row(mean_preference(models, self._watched_pairs()), self.ground.watched)
+            row |= self._watch_row(mean_preference(models, self._watched_pairs()))
         row["controls"] = {} if labels is None or done else self._controls(labels)
         write_json(self.path / "figures.json", row)
 
@@ -105,8 +104,6 @@ class Round:
         if self.n < self.rule.first_vote:
             return None
         parts = group_folds(self.ground.pairs.groups, self.rule.folds)
-        if not parts.any():
-            raise DataError("all pairs are of one group, so none can be left out of a training; give a group column")
         rewards = np.full((1, len(parts), 2), np.nan)
         for k in range(int(parts.max()) + 1):
             if self.n > 1 or decided(self.ground, parts != k):
@@ -132,24 +129,26 @@ class Round:
             self.folder.once(kept, lambda: export_seed(kept, ground, seed))
         else:
             self.folder.once(kept, lambda: export_kept(kept, ground, labels, everywhere, seed))
-        models = members(self.path, self.rule.members)
         on = f"the seed's {ground.seed.sum()} labels" if labels is None else f"{labels.trained.sum()} kept pairs"
-        for i, model in enumerate(models):
-            self._train_one(model, kept, replace(self.config, seed=seed + i), f"training on {on}")
-        return models
+        return self._train_all(self.path, kept, self.config, f"training on {on}")
 
-    def _train_one(self, model: Path, data: Path, config: RewardConfig, what: str) -> None:
-        self.folder.training(model, f"iteration {self.n}: {what}", lambda: train(data, config, model))
+    def _train_all(self, home: Path, data: Path, config: RewardConfig, what: str) -> list[Path]:
+        """Train as many reward models as the method has members, a seed apart."""
+        models = members(home, self.rule.members)
+        for i, model in enumerate(models):
+            each = replace(config, seed=config.seed + i)
+            self.folder.training(model, f"iteration {self.n}: {what}", partial(train, data, each, model))
+        return models
 
     def _controls(self, labels: SelfLabels) -> dict[str, Row]:
         chain = [self.folder.iteration(i) / "rm" for i in range(self.n + 1)]
-        effort = Effort(labels, self.config, steps_of(chain), self.n)
+        effort = Effort(labels, self.options.trainer(0), self.config, steps_of(chain), self.n)
         rows = {}
         for name in self.options.controls:
             home = self.path / "controls" / name
             data, config = control(name, effort, self.ground, home / "data", self.options.seed)
-            self._train_one(home / "rm", data, config, f"control {name}")
-            rows[str(name)] = {"steps": steps_of([home / "rm"])} | held_out_figures([home / "rm"], self.test)
+            models = self._train_all(home, data, config, f"control {name}")
+            rows[str(name)] = {"steps": steps_of(models[:1])} | held_out_figures(models, self.test)
         return rows
 
     def _label_row(self, labels: SelfLabels | None) -> Row:
@@ -158,7 +157,7 @@ class Round:
         row |= {"status": None, "facts": {}, "alarms": [], "held_out_log_loss": None}
         if labels is None:
             return row
-        gold = np.where(ground.seed, ground.pairs.gold, np.nan)
+        gold, groups = np.where(ground.seed, ground.pairs.gold, np.nan), ground.pairs.groups
         before = self.history[-1] if self.history else None
         row |= {"status": labels.status or None, "facts": dict(labels.facts)}
         row |= label_figures(labels, ground.pool, ground.hidden)
@@ -167,15 +166,27 @@ class Round:
             calibration = labels.facts.get("calibration")
             held_out = None if calibration is None else calibration["log_loss"]
             p_a = sigmoid(labels.margin[ground.seed])
-            row |= {} if np.isnan(p_a).any() else self._watch_row(p_a, ground.seed)
-            row["held_out_log_loss"] = held_out
+            row |= {} if np.isnan(p_a).any() else Watched(p_a, ground.true[ground.seed], groups[ground.seed]).figures()
+            row |= {"held_out_log_loss": held_out, "alarms": self._seed_alarms(labels)}
         return row
+
+    def _seed_alarms(self, labels: SelfLabels) -> list[str]:
+        """Return the alarms that these labels, cross-fitted, set off on the seed, against the best before them."""
+        past = [row for row in self.folder.rows()[1:] if row["held_out_log_loss"] is not None]
+        if not past:
+            return []
+        best = min(past, key=lambda row: row["held_out_log_loss"])["iteration"]
+        before = self.history[best - 1].held_out
+        rows = ~np.isnan(labels.held_out) & ~np.isnan(before)
+        now = Watched(labels.held_out[rows], self.ground.true[rows], self.ground.pairs.groups[rows])
+        return alarms(now, replace(now, p_a=before[rows]), self.n)
 
     def _watched_pairs(self) -> Pairs:
         return self.ground.pairs.take(self.ground.watched)
 
-    def _watch_row(self, p_a: FloatArray, rows: BoolArray) -> Row:
-        """Return figures and alarms on pairs (mask, (n,)) whose label did not train what gave p_a; keep p_a."""
+    def _watch_row(self, p_a: FloatArray) -> Row:
+        """Return figures and alarms on the watched pairs, of which the reward models say p_a; keep p_a."""
+        rows = self.ground.watched
         if not rows.any():
             return {}
         now = Watched(p_a, self.ground.true[rows], self.ground.pairs.groups[rows])

@@ -22,6 +22,7 @@ IntArray = npt.NDArray[np.int32]
 FACTS = b"weakpref.evolve"
 COLUMNS = {"p_a": pa.float64(), "margin": pa.float64(), "spread": pa.float64(), "trained": pa.bool_()} | {
     "target": pa.float64(), "weight": pa.float64(), "iteration": pa.int32(),
+    "held_out": pa.float64(),
 }  # fmt: skip
 
 
@@ -43,6 +44,9 @@ class SelfLabels:
     """And its weight, >= 0."""
     iteration: IntArray
     """In which iteration that label was made; 0 for the others."""
+    held_out: FloatArray
+    """P(A preferred) of the seed's pairs, cross-fitted: by a label model that saw no gold of their group; NaN for the
+    others, and for methods that do not judge their labels so."""
     status: str = ""
     """Learning status, for methods that have one; "converged" ends the run."""
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -55,6 +55,7 @@ class Ser:
             margin=rewards[0, :, 0] - rewards[0, :, 1],
             spread=np.full(len(p_a), np.nan),
             weight=np.ones(len(p_a)),
+            held_out=np.full(len(p_a), np.nan),
             status=status.value,
             facts=counts,
             **carry_over(kept, hard, n, history),

@@ -73,6 +73,7 @@ class SerWs:
             target=np.where(kept, p_a, np.nan),
             weight=np.abs(2 * p_a - 1),
             iteration=np.where(kept, n, 0).astype(np.int32),
+            held_out=_held_out(model, votes),
             facts={
                 "structure": model.structure_,
                 "rm_weight": _weight(model, votes, RM),
@@ -93,6 +94,16 @@ def beside(votes: VoteMatrix, name: str, margin: FloatArray) -> VoteMatrix:
         margins=np.column_stack([votes.margins, margin.astype(np.float32)]),
         names=(*votes.names, name),
     )
+
+
+def _held_out(model: LabelModel, votes: VoteMatrix) -> FloatArray:
+    """Return P(A preferred) (n,) of the pairs with gold, each by a model that saw no gold of its group; else NaN."""
+    found = np.full(len(votes), np.nan)
+    if model.calibration_ is None or model.calibration_.pair_ids is None:
+        return found
+    place = {name: i for i, name in enumerate(votes.pair_ids.tolist())}
+    found[[place[name] for name in model.calibration_.pair_ids.tolist()]] = model.calibration_.p_a
+    return found
 
 
 def _weight(model: LabelModel, votes: VoteMatrix, name: str) -> float | None:

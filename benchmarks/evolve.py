@@ -185,7 +185,7 @@ class Cell:
         options = replace(self.options, method="ser+ws")
         ground = lay_out(self.pairs, replace(options, method="ser"), None, None)
         labels = read_self_labels(found.path / f"iteration-{max(n, 1)}" / "self_labels.parquet", ground.pairs.pair_ids)
-        effort = Effort(labels, options.trainer(n), steps, n)
+        effort = Effort(labels, options.trainer(0), options.trainer(n), steps, n)
         data, config = control(name, effort, ground, home / "data", self.seed)
         if not (home / "rm").is_dir():
             train(data, config, home / "rm")

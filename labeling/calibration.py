@@ -26,6 +26,8 @@ class Calibration:
     """Their labels, shape (n,)."""
     groups: npt.NDArray[np.str_] | None
     """Their groups, shape (n,); None = every pair its own."""
+    pair_ids: npt.NDArray[np.str_] | None = None
+    """Their pair ids, shape (n,): the order is no matter of the input's. None where nobody gave any."""
 
     @property
     def n_gold(self) -> int:

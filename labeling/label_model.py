@@ -194,7 +194,8 @@ class LabelModel:
             if not lopsided:
                 held_out[~rows.signs.any(axis=1)] = 0.0
             p_a = sigmoid(learned.way * rows.side * bounded(held_out, self.max_logit_))
-            self.calibration_ = Calibration(p_a, labels[rank], None if gold.groups is None else gold.groups[rank])
+            groups = None if gold.groups is None else gold.groups[rank]
+            self.calibration_ = Calibration(p_a, labels[rank], groups, gold.pair_ids[rank])
 
     def _describe(self, sample: Sample) -> None:
         """Set what is learned of each voter, in the order of `names_`."""

@@ -43,7 +43,9 @@ def labels(p_a, trained, margin=None):
     margin = np.log(p_a / (1 - p_a)) if margin is None else margin
     nothing = np.full(n, np.nan)
     target = np.where(trained, p_a, np.nan)
-    return SelfLabels(p_a, margin, nothing, trained, target, np.ones(n), np.where(trained, 1, 0).astype(np.int32))
+    return SelfLabels(
+        p_a, margin, nothing, trained, target, np.ones(n), np.where(trained, 1, 0).astype(np.int32), nothing
+    )
 
 
 def test_figures_are_of_the_pool_and_of_what_is_trained_on_against_hidden_labels():

@@ -29,30 +29,6 @@ from rm import RewardConfig
 WORKER = Path(__file__).with_name("evolve_worker.py")
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """A random BERT of two layers, with a tokenizer of letters."""
-    import torch
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("tiny")
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789.?"
-    vocabulary = [*special, *letters, *(f"##{letter}" for letter in letters)]
-    tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(vocabulary)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    names = {f"{name[1:-1].lower()}_token": name for name in special}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    size = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, initializer_range=0.2, **size)
-        BertModel(config).save_pretrained(folder)
-    return str(folder)
-
-
 def frame(n=60):
     """Pairs whose longer response is preferred nine times in ten, two pairs a prompt."""
     rng = np.random.default_rng(0)
@@ -278,7 +254,7 @@ def test_the_command_says_what_it_would_do(tmp_path, capsys):
     assert main([*run, "--seed-share", "0.3", "--max-steps", "5", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "14 pairs of the seed train" in said
-    assert "at most 10 trainings of 5 steps, 50 steps together" in said
+    assert "at most 10 trainings, 50 optimizer steps together" in said
     assert not (tmp_path / "run").exists()
     assert main([*run, "--gold", "5", "--seed-share", "0.3"]) == 2
     assert "pass one of them" in capsys.readouterr().err
@@ -294,7 +270,7 @@ def test_the_command_runs_an_ensemble_and_resumes(tmp_path, tiny, capsys):
     run += ["--test-share", "0.2"]
     assert main(run) == 0
     line = capsys.readouterr().out
-    assert "the reward model of iteration" in line
+    assert "iteration-0: the mean of 2 reward models (rm, rm-1) of iteration 0" in line
     assert "test pairs accuracy" in line
     assert (tmp_path / "run" / "iteration-1" / "rm-1" / "model.safetensors").is_file()
     assert main(run) == 2

@@ -16,7 +16,7 @@ from augment.evolve_training import within_budget
 from augment.rm_ensemble import Ensemble
 from augment.self_labels import read_self_labels, write_self_labels
 from augment.ser_ws import RM, SEED_RM, SerWs, beside
-from labeling.errors import DataError, VotesError
+from labeling.errors import DataError, VotesError, WeakprefWarning
 from labeling.label_model import LabelModel
 from labeling.votes import VoteMatrix
 from rm.config import RewardConfig
@@ -51,6 +51,20 @@ def test_an_ensemble_keeps_what_all_its_members_prefer_with_their_mean_and_sprea
     assert labels.p_a[100] == pytest.approx((1 / (1 + np.exp(-1)) + 1 / (1 + np.exp(-3))) / 2)
     assert labels.spread[100] == pytest.approx((1 / (1 + np.exp(-3)) - 1 / (1 + np.exp(-1))) / 2)
     assert labels.facts["members_consistency"] == pytest.approx(140 / 240)
+
+
+def test_by_consistency_every_pair_has_the_members_rate_as_its_label_and_half_at_least(ground):
+    early = np.arange(N) < 240
+    both = np.concatenate([rewards(np.where(early, 3.0, 1.0)), rewards(np.where(early, 1.0, -2.0))])
+    labels = Ensemble(2, "consistency").label(1, both, ground, [])
+    assert labels.trained[ground.pool].all()
+    assert labels.facts["members_consistency"] == pytest.approx(180 / 240)
+    assert labels.target[100] == pytest.approx(180 / 240)
+    assert labels.target[250] == pytest.approx(1 - 180 / 240)  # B in the mean of their margins
+    apart = np.concatenate([rewards(np.full(N, 3.0)), rewards(np.full(N, -1.0))])
+    with pytest.warns(WeakprefWarning, match="raised to 0.5"):
+        flat = Ensemble(2, "consistency").label(1, apart, ground, [])
+    assert (flat.target[flat.trained] == 0.5).all()
 
 
 def test_a_reward_model_that_is_right_on_gold_moves_the_posterior_and_one_that_is_not_does_not(ground):
@@ -173,7 +187,7 @@ def test_the_oracle_has_true_labels_on_the_same_pairs_and_coins_are_flips(ground
     truth = oracle(labels, hidden)
     assert (truth.trained == labels.trained & ~np.isnan(hidden)).all()
     assert (truth.target[truth.trained] == ground.true[truth.trained]).all()
-    flipped = coins(Effort(labels, RewardConfig("x"), 1, 1), ground, seed=0)
+    flipped = coins(Effort(labels, RewardConfig("x"), RewardConfig("x"), 1, 1), ground, seed=0)
     assert set(flipped.target[labels.trained]) == {0.0, 1.0}
     assert (flipped.trained == labels.trained).all()
     assert abs((flipped.target == ground.true)[labels.trained].mean() - 0.5) < 0.15
