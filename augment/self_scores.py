@@ -13,7 +13,7 @@ import pyarrow as pa
 from augment.implicit_rewards import Over, ResponseLogProbs, implicit_rewards
 from labeling.consistency import RATES, Consistency, Kind, Rewards, clamped, consistency
 from labeling.llm import Engine, Sampling
-from labeling.pairs import prompt_text
+from labeling.pairs import prompt_id, prompt_text
 from labeling.rubric_judge import RubricJudge
 
 FloatArray = npt.NDArray[np.float64]
@@ -65,12 +65,20 @@ def agreement(table: pa.Table, j: FloatArray, k: FloatArray) -> dict[Kind, Consi
 
     Prompts without two different responses have no rate.
     """
-    prompts, texts = table["prompt_id"].to_pylist(), table["response"].to_pylist()
-    first = {(p, t): i for i, (p, t) in enumerate(zip(prompts, texts, strict=True)) if np.isfinite(j[i] + k[i])}
-    rows = list(first.values())
-    names, responses = np.array([prompts[i] for i in rows]), np.array([texts[i] for i in rows])
-    ours, theirs = (Rewards(names, responses, values[rows]) for values in (j, k))
+    ours, theirs = rankings(table, np.stack([j, k]))
     return {kind: consistency(ours, theirs, kind) for kind in RATES}
+
+
+def rankings(table: pa.Table, rewards: FloatArray) -> list[Rewards]:
+    """Return the rewards (m, n) of n candidates as m rankings of the same responses, a response counting once.
+
+    What has no reward from one of the m is left out of all.
+    """
+    prompts, texts = map(prompt_id, table["prompt"].to_pylist()), table["response"].to_pylist()
+    known = np.asarray(np.isfinite(rewards).all(axis=0))
+    first = {key: row for row, key in enumerate(zip(prompts, texts, strict=True)) if known[row]}
+    names, responses = (np.array([key[part] for key in first], dtype=np.str_) for part in (0, 1))
+    return [Rewards(names, responses, values[list(first.values())]) for values in rewards]
 
 
 def soft_label(rates: Consistency, prompt_ids: npt.NDArray[np.str_], per_prompt: bool) -> FloatArray:
