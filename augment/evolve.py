@@ -17,7 +17,7 @@ from augment.evolve_round import Round
 from augment.evolve_run import Folder, claim, fingerprint
 from augment.evolve_training import members
 from labeling import check_disjoint
-from labeling.errors import GoldError
+from labeling.errors import GoldError, VotesError
 from labeling.files import input_hash, write_json
 from labeling.pairs import Pairs
 from labeling.votes import VoteMatrix
@@ -99,6 +99,8 @@ def evolve(
         if np.isnan(test.gold).all():
             raise GoldError(f"none of the {len(test)} test pairs is labelled, so there is nothing to measure on")
     ground = lay_out(pairs, options, voters, votes)
+    if options.method == "ser+ws" and ground.votes is None:
+        raise VotesError("ser+ws needs votes on the pairs; pass voters, or votes of judges")
     out = Path(out)
     claim(out, stated(pairs, options, test, ground.votes), resume)
     folder = Folder(out, console, _trainings(options))
@@ -180,11 +182,13 @@ def _best(rows: Sequence[dict[str, Any]], early: bool) -> int:
 def stated(pairs: Pairs, options: EvolveOptions, test: Pairs | None, votes: VoteMatrix | None) -> dict[str, Any]:
     """Return what a run is known by: the same here, the same results."""
     said = asdict(options)
-    said["config"]["model"] = input_hash(options.config.model)
+    if Path(options.config.model).is_dir():
+        said["config"]["model"] = input_hash(options.config.model)  # wherever the folder lies
     inputs: dict[str, Any] = {"pairs": None, "test": None, "votes": None}
     for name, given in (("pairs", pairs), ("test", test)):
         if given is not None:
             inputs[name] = fingerprint(given.pair_ids, given.gold, given.groups)
     if votes is not None:
-        inputs |= {"votes": fingerprint(votes.pair_ids, votes.votes, votes.margins), "voters": list(votes.names)}
+        said_of_themselves = {"voters": list(votes.names), "self_labels": list(votes.self_labels)}
+        inputs |= {"votes": fingerprint(votes.pair_ids, votes.votes, votes.margins)} | said_of_themselves
     return {"options": said, **inputs}

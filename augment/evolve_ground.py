@@ -40,7 +40,7 @@ def lay_out(pairs: Pairs, options: EvolveOptions, voters: Iterable[Any] | None, 
         raise DataError(f"all {len(pairs)} labels are visible, so no pair is left to label; keep fewer with gold")
     crossfitted = options.method == "ser+ws"
     if crossfitted:
-        _check_crossfitting(pairs, visible)
+        _check_crossfitting(pairs, visible, options)
     watched = np.zeros(len(pairs), dtype=np.bool_) if crossfitted else _watched(pairs, visible, options)
     hidden = pairs.with_gold(np.where(visible & ~watched, pairs.gold, np.nan))
     controls_need = "oracle" in options.controls and np.isnan(pairs.gold[~visible]).all()
@@ -49,8 +49,8 @@ def lay_out(pairs: Pairs, options: EvolveOptions, voters: Iterable[Any] | None, 
     return Ground(hidden, watched, pairs.gold, _votes(hidden, voters, votes) if crossfitted else None)
 
 
-def _check_crossfitting(pairs: Pairs, visible: BoolArray) -> None:
-    if len(np.unique(pairs.groups)) < 2:
+def _check_crossfitting(pairs: Pairs, visible: BoolArray, options: EvolveOptions) -> None:
+    if options.iterations >= options.rule().first_vote and len(np.unique(pairs.groups)) < 2:
         raise DataError("all pairs are of one group, so none can be left out of a training; give a group column")
     gold = pairs.gold[visible]
     if not (gold > 0.5).any() or not (gold < 0.5).any():
