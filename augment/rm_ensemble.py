@@ -25,7 +25,8 @@ class Ensemble:
     """Reward models of several seeds label together; soft labels where all members prefer the same response.
 
     With the soft label "consistency" all pairs are kept, and the response that the members prefer in the mean has
-    q = C, the members' consistency rate over the pool, no less than 0.5 (CREAM, arXiv 2410.12735).
+    q = C, the members' consistency rate over the pool, no less than 0.5 (CREAM, arXiv 2410.12735). At 0.5 every label
+    is a tie, which trains nothing: none is kept, and the loop has converged.
     """
 
     members: int = 3
@@ -45,7 +46,8 @@ class Ensemble:
         agreement = [pair_agreement(margins[i], margins[j])[ground.pool].mean() for i, j in pairs]
         if self.soft_label == "consistency" and agreement:
             q, leaning = float(clamped(np.mean(agreement))), np.sign(margins.mean(axis=0))
-            kept, target = ground.pool & (leaning != 0), 0.5 + leaning * (q - 0.5)
+            target = 0.5 + leaning * (q - 0.5)
+            kept = ground.pool & (target != 0.5)
         return SelfLabels(
             p_a=p_a,
             margin=margins.mean(axis=0),
