@@ -24,6 +24,10 @@ RANKS = (8, 16, 32, 64, 128, 256, 512)
 """What vLLM takes as the most rank of an adapter."""
 
 
+CLOSING_S = 60.0
+"""How long vLLM's processes may take to end before they are killed, which nobody waits for."""
+
+
 @dataclass(frozen=True, eq=False)
 class VLLMEngine:
     """A language model run by vLLM."""
@@ -146,7 +150,7 @@ class VLLMEngine:
 
         Dropping the engine is not enough: vLLM keeps references to itself.
         """
-        self.llm.llm_engine.engine_core.shutdown()
+        self.llm.llm_engine.engine_core.shutdown(timeout=CLOSING_S)
 
     @cached_property
     def _encoder(self) -> PromptEncoder:

@@ -131,7 +131,7 @@ def test_vllm_is_ended_after_every_step_before_the_next_begins(chain, monkeypatc
     def load(folder, asked):
         assert not running
         running.append(folder)
-        core = SimpleNamespace(shutdown=running.clear)
+        core = SimpleNamespace(shutdown=lambda timeout: running.clear())
         return Served(SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core)), "m", writer=Model(folder, asked))
 
     monkeypatch.setattr("torch.cuda.empty_cache", lambda: free.append(list(running)))
