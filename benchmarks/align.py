@@ -2,13 +2,15 @@
 
 python benchmarks/align.py [--work build/align] [--seed 0] [--table]
 
-pandalm prompts (up to 80 tokens), split by group into four: labels for reward model A, labels for reward model B,
-prompts to align on, prompts to measure on. SmolLM2-135M is aligned with A: best-of-n, DPO (its own answers, all pairs,
-sigmoid of the difference of A's rewards as soft labels) and GRPO, LoRA of rank 16. B, which saw none of A's labels and
-nothing of the policy, then says how often an answer of the aligned policy beats one of the starting policy to the same
-prompt. Settings were fixed before the first run. Answers are drawn at temperature 1 and cut at 32 tokens; the KL is the
-mean log-ratio of the policy's own answers (nats an answer; at most log n - (n - 1)/n for best-of-n). Intervals are 95 %
-percentile bootstraps over prompts. What is made is kept under --work and not made again. Writes data/bench/align.json.
+The debates of ukp_convincing, both stances of one on the same side, are split into three: labels for reward model A,
+labels for reward model B, and pairs that say how right both are. SmolLM2-135M writes arguments on other debates
+(benchmarks/debates.txt, which has no labels) and is aligned with A: best-of-n, DPO (its own answers, all pairs, sigmoid
+of the difference of A's rewards as soft labels) and GRPO, LoRA of rank 16. B, which saw none of A's labels and nothing
+of the policy, then says how often an answer of the aligned policy beats one of the starting policy to the same prompt,
+on debates that nothing was aligned on. Settings were fixed before the first run. Answers are drawn at temperature 1 and
+cut at 48 tokens; the KL is the mean log-ratio of the policy's own answers (nats an answer; at most
+log n - (n - 1)/n for best-of-n). Intervals are 95 % percentile bootstraps over prompts. What is made is kept under
+--work and not made again. Writes data/bench/align.json.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import pyarrow.parquet as pq
 
 from augment import export
 from augment.align import Exploring, align_with_rewards
+from augment.demo import REWARD_CONFIG
 from augment.dpo import PolicyConfig, SoftPairs, train_dpo
 from augment.generate import generate
 from augment.implicit_rewards import response_log_probs
@@ -36,19 +39,22 @@ from labeling import read_pairs
 from labeling.files import write_json
 from labeling.llm import Conversation, Sampling
 from labeling.pairs import Pairs
-from labeling.smollm2 import packaged_tokenizer
-from rm import RewardConfig, RewardModel, evaluate, train
+from rm import RewardModel, evaluate, train
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT.parent / "shared" / "data" / "pandalm.parquet"
+DATA = ROOT.parent / "shared" / "data" / "ukp_convincing.parquet"
+DEBATES = Path(__file__).with_name("debates.txt")
 OUT = ROOT / "data" / "bench" / "align.json"
 
-REWARD = RewardConfig(model="minilm", learning_rate=5e-5, head_learning_rate=1e-3, max_steps=16, max_length=256)
-POLICY = PolicyConfig(learning_rate=2e-4, batch_size=4, gradient_accumulation=1, lora_rank=16, max_length=256)
-ANSWERS = Sampling(temperature=1.0, max_tokens=32)
-DPO_STEPS, GRPO_STEPS = (16,), (10,)
+REWARD = replace(REWARD_CONFIG, max_steps=60)
+POLICY = PolicyConfig(learning_rate=2e-4, batch_size=8, gradient_accumulation=1, lora_rank=16, max_length=256)
+ANSWERS = Sampling(temperature=1.0, max_tokens=48)
+DPO_STEPS, GRPO_STEPS = (24,), (12, 24)
 N_POOL, N_OPPONENTS, N_ALIGNED = 8, 4, 4
-N_ALIGN, N_MEASURE = 16, 20
+N_ALIGN = 24
+"""Debates to align on; the other 40 measure."""
+N_ACCURACY = 600
+"""Pairs that say how right the reward models are."""
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -65,18 +71,22 @@ class Split:
 
 
 def split(seed: int) -> Split:
-    pairs = read_pairs(DATA)
-    groups = np.random.default_rng(seed).permutation(np.unique(pairs.groups))
-    parts = [pairs.take(np.isin(pairs.groups, some)) for some in np.split(groups, (50, 100, 132))]
-    tokenizer = packaged_tokenizer()
-    prompts = [_short(tokenizer, part) for part in parts[2:]]
-    return Split(parts[0], parts[1], prompts[0][:N_ALIGN], prompts[1][:N_MEASURE], parts[3])
+    rng = np.random.default_rng(seed)
+    pairs = read_pairs(DATA, on_bad_rows="drop")
+    pairs = pairs.take(np.isin(pairs.gold, (0, 1)))
+    titles = np.array([prompt[0]["content"].split("\n")[0] for prompt in pairs.table["prompt"].to_pylist()])
+    order = rng.permutation(np.unique(titles))
+    a, b, rest = (pairs.take(np.isin(titles, some)) for some in np.array_split(order, 3))
+    chosen = np.sort(rng.permutation(len(rest))[:N_ACCURACY])
+    prompts = [_prompt(claim, rng) for claim in rng.permutation(DEBATES.read_text(encoding="utf-8").splitlines())]
+    return Split(a, b, prompts[:N_ALIGN], prompts[N_ALIGN:], rest.take(chosen))
 
 
-def _short(tokenizer: Any, pairs: Pairs) -> list[Conversation]:
-    """Return the prompt of each group, those of up to 80 tokens."""
-    first = dict(zip(pairs.groups.tolist(), pairs.table["prompt"].to_pylist(), strict=True))
-    return [p for p in first.values() if len(tokenizer.apply_chat_template(p)["input_ids"]) <= 80]
+def _prompt(claim: str, rng: np.random.Generator) -> Conversation:
+    """Ask for an argument as the labelled pairs do."""
+    stance = rng.choice(["Yes", "No"])
+    asked = f"Debate: {claim}\nStance: {stance}\nWrite a convincing argument for this stance."
+    return [{"role": "user", "content": asked}]
 
 
 def once(path: Path, make: Callable[[Path], Any]) -> Path:
@@ -110,7 +120,7 @@ def dpo_policy(work: Path, start: Path, table: Any, rewards: FloatArray, steps: 
         [row[f"response_{side}"] for row, side in zip(made, better, strict=True)],
         [row[f"response_{side}"] for row, side in zip(made, worse, strict=True)],
         [1 / (1 + math.exp(-abs(margin))) for margin in h],
-        chosen_ended=[False] * len(made),  # most were cut at 32 tokens
+        chosen_ended=[False] * len(made),  # nearly all were cut at 48 tokens
         rejected_ended=[False] * len(made),
     )
     config = replace(POLICY, max_steps=steps, seed=seed)
@@ -199,7 +209,7 @@ def run(work: Path, seed: int) -> dict[str, Any]:
         row = bench.row(name, bench.rewards(table), theirs, tokens(table, n).mean(axis=1))
         rows.append(row | {"kl": bench.mean(bench.kl(model, table))})
     return {
-        "data": "pandalm", "policy": "SmolLM2-135M-Instruct", "seed": seed, "rows": rows,
+        "data": "ukp_convincing", "policy": "SmolLM2-135M-Instruct", "seed": seed, "rows": rows,
         "counts": {"pairs_a": len(parts.a), "pairs_b": len(parts.b), "align": len(parts.align), "measure": n},
         "rm_accuracy": {name: _accuracy(path, parts.measured_pairs) for name, path in rms.items()},
         "rm_correlation": float(np.corrcoef(*(values.ravel() for values in everything.values()))[0, 1]),
@@ -232,15 +242,35 @@ def _cell(value: dict[str, float] | float, digits: int) -> str:
     return f"{value['mean']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draw the gain in reward of each policy over its KL, under both reward models, with 95 % intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, (rm, title) in zip(panels, (("a", "A, aligned with"), ("b", "B, held out")), strict=True):
+        for row, marker in zip(result["rows"], "o^>v<sDPXd", strict=False):
+            kl = row["kl_at_most"] if "kl_at_most" in row else row["kl"]["mean"] if row["kl"] else 0.0
+            gain = row[f"gain_{rm}"]
+            errors = [[gain["mean"] - gain["low"]], [gain["high"] - gain["mean"]]]
+            axes.errorbar([kl], [gain["mean"]], errors, fmt=marker, label=row["policy"])
+        axes.axhline(0, color="grey", linewidth=0.5)
+        axes.set(title=f"reward model {title}", xlabel="KL to the start, nats", ylabel="gain in reward")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.savefig(path, format="png", dpi=100, metadata={"Software": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "align")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", action="store_true", help="print the table of docs/align.md")
+    parser.add_argument("--table", action="store_true", help="only print the table of docs/align.md, draw align.png")
     options = parser.parse_args()
     if not options.table:
         write_json(OUT, run(options.work / str(options.seed), options.seed))
-    print(table(json.loads(OUT.read_text(encoding="utf-8"))))
+    result = json.loads(OUT.read_text(encoding="utf-8"))
+    plot(result, ROOT / "docs" / "align.png")
+    print(table(result))
 
 
 if __name__ == "__main__":
