@@ -183,11 +183,15 @@ def plot(known: dict[str, Any], path: Path) -> None:
     """Draw accuracy on held-out pairs by arm, a dot a seed, a panel a set and number of labels with three seeds."""
     from matplotlib.figure import Figure
 
-    panels = [(data, gold) for data in SETS for gold in GOLD if len(measured(known, data, gold, BASE)) > 2]
+    panels = [
+        (data, gold) for data in SETS for gold in sizes(known, data) if len(measured(known, data, gold, BASE)) > 2
+    ]
     if not panels:
         return
     figure = Figure(figsize=(4 * len(panels) + 1, 4), layout="constrained")
-    for axes, (data, gold) in zip(np.ravel(figure.subplots(1, len(panels), squeeze=False)), panels, strict=True):
+    for axes, (data, gold) in zip(
+        np.ravel(figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)), panels, strict=True
+    ):
         for y, arm in enumerate(ARMS[::-1]):
             values = [known[key(data, gold, seed, arm)]["accuracy"] for seed in measured(known, data, gold, arm)]
             axes.scatter(values, [y] * len(values), alpha=0.5, color="tab:blue")
