@@ -16,9 +16,10 @@ from augment.evolve_options import EvolveOptions
 from augment.evolve_round import Round
 from augment.evolve_run import Folder, claim, fingerprint
 from augment.evolve_training import members
+from augment.run_identity import known_as
 from labeling import check_disjoint
 from labeling.errors import GoldError, VotesError
-from labeling.files import input_hash, write_json
+from labeling.files import write_json
 from labeling.pairs import Pairs
 from labeling.votes import VoteMatrix
 
@@ -182,8 +183,7 @@ def _best(rows: Sequence[dict[str, Any]], early: bool) -> int:
 def stated(pairs: Pairs, options: EvolveOptions, test: Pairs | None, votes: VoteMatrix | None) -> dict[str, Any]:
     """Return what a run is known by: the same here, the same results."""
     said = asdict(options)
-    if Path(options.config.model).is_dir():
-        said["config"]["model"] = input_hash(options.config.model)  # wherever the folder lies
+    said["config"]["model"] = known_as(options.config.model)
     inputs: dict[str, Any] = {"pairs": None, "test": None, "votes": None}
     for name, given in (("pairs", pairs), ("test", test)):
         if given is not None:

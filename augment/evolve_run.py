@@ -13,6 +13,7 @@ from typing import Any
 import numpy.typing as npt
 from rich.console import Console
 
+from augment.run_identity import changed
 from labeling.errors import DataError
 from labeling.files import replacing, write_json
 
@@ -74,7 +75,7 @@ def claim(out: Path, run: Mapping[str, Any], resume: bool) -> None:
             raise DataError(f"{out} exists and is no run of evolve (no {CONFIG}); choose another folder")
         return write_json(config, stated)
     found = json.loads(config.read_text(encoding="utf-8"))
-    differ = differences(found, stated)
+    differ = [name.rpartition(".")[2] for name in changed(found, stated)]
     if differ:
         raise DataError(
             f"{out} holds a run with other {', '.join(differ)}; expected the same to go on with it: choose another "
@@ -85,22 +86,6 @@ def claim(out: Path, run: Mapping[str, Any], resume: bool) -> None:
     for path in sorted(out.rglob(".*.part"), reverse=True):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     return None
-
-
-def differences(found: Mapping[str, Any], stated: Mapping[str, Any]) -> list[str]:
-    """Return the names of the entries that differ, those of mappings within by theirs.
-
-    >>> differences({"pairs": 1, "options": {"seed": 0, "gold": 5}}, {"pairs": 2, "options": {"seed": 0, "gold": 6}})
-    ['gold', 'pairs']
-    """
-    names = []
-    for name in sorted({*found, *stated}):
-        one, other = found.get(name), stated.get(name)
-        if isinstance(one, dict) and isinstance(other, dict):
-            names += differences(one, other)
-        elif one != other:
-            names.append(name)
-    return names
 
 
 def fingerprint(*arrays: npt.NDArray[Any]) -> str:

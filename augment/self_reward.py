@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 from augment.dpo import PolicyConfig
 from augment.implicit_rewards import Over
 from augment.policies import load_policy, need_rlhf, save_as_folder
+from augment.run_identity import changed, known_as
 from labeling.consistency import RATES, Kind
 from labeling.errors import DataError
 from labeling.files import replacing, versions, write_json
@@ -155,10 +156,10 @@ def begin(
         found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return write_json(folder / "run.json", record | {"versions": versions()})
-    here, there = _flat(record), _flat({name: value for name, value in found.items() if name in record})
-    differ = [name for name in here | there if here.get(name) != there.get(name) and name != "iterations"]
+    differ = changed({name: value for name, value in found.items() if name in record}, record)
+    differ.pop("iterations", None)
     if differ:
-        each = "; ".join(f"{name} is {there.get(name)} there and {here.get(name)} here" for name in differ)
+        each = "; ".join(f"{name} is {there} there and {here} here" for name, (there, here) in differ.items())
         raise DataError(
             f"{folder} holds a run with other {' and '.join(differ)} ({each}); expected this run: go on with what that "
             "one began with, or pass another --out"
@@ -172,22 +173,6 @@ def described(prompts: Sequence[Conversation], model: str, how: SelfReward) -> d
     digest = hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
     models = {"model": known_as(model), "base": None if how.base is None else known_as(how.base)}
     return asdict(how) | {"prompts": digest, "n_prompts": len(prompts)} | models
-
-
-def known_as(model: str | Path) -> str:
-    """Return what a model is known by: the hash of a folder's contents, wherever it lies; else its name."""
-    from labeling.transformers_engine import weights_revision
-
-    return weights_revision(model) if Path(model).is_dir() else str(model)
-
-
-def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings by name, those in groups as group.name."""
-    found: dict[str, Any] = {}
-    for name, value in record.items():
-        within = {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
-        found |= within
-    return found
 
 
 def _digest(gold: Pairs | None) -> str | None:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from augment.evolve_method import Ground
 from labeling.pairs import SCHEMA, Pairs, pair_id, prompt_id
 from labeling.votes import VoteMatrix
 
@@ -255,3 +256,20 @@ def tiny(tmp_path_factory):
         config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, initializer_range=0.2, **size)
         BertModel(config).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def voted_ground(make_pairs: Callable[..., Pairs]) -> Callable[[int, int], Ground]:
+    """Build a ground of n pairs, so many a prompt, A preferred in every second, 60 of them the seed; three voters."""
+
+    def build(n: int, per_prompt: int) -> Ground:
+        prompts = [[{"role": "user", "content": f"Question {i // per_prompt}?"}] for i in range(n)]
+        pairs = make_pairs([(prompt, f"one {i}", f"other {i}") for i, prompt in enumerate(prompts)])
+        true = (np.arange(n) % 2 == 0).astype(float)
+        right = np.random.default_rng(0).random((n, 3)) < 0.7
+        votes = np.where(right, 1 - true[:, None], true[:, None]).astype(np.int8)
+        matrix = VoteMatrix(votes, np.full((n, 3), np.nan, np.float32), ("x", "y", "z"), pairs.pair_ids, pairs.groups)
+        seed = np.where(np.arange(n) < 60, true, np.nan)
+        return Ground(pairs.with_gold(seed), np.zeros(n, dtype=bool), true, matrix)
+
+    return build

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -25,17 +24,9 @@ N = 300
 
 
 @pytest.fixture(scope="module")
-def ground(make_pairs: Callable) -> Ground:
-    """300 pairs in 60 groups, A preferred in every second, 60 with a visible label; three voters, right in 0.7."""
-    rng = np.random.default_rng(0)
-    prompts = [[{"role": "user", "content": f"Question {i // 5}?"}] for i in range(N)]
-    pairs = make_pairs([(prompt, f"one {i}", f"other {i}") for i, prompt in enumerate(prompts)])
-    true = (np.arange(N) % 2 == 0).astype(float)
-    right = rng.random((N, 3)) < 0.7
-    votes = np.where(right, 1 - true[:, None], true[:, None]).astype(np.int8)
-    matrix = VoteMatrix(votes, np.full((N, 3), np.nan, np.float32), ("x", "y", "z"), pairs.pair_ids, pairs.groups)
-    seed = np.where(np.arange(N) < 60, true, np.nan)
-    return Ground(pairs.with_gold(seed), np.zeros(N, dtype=bool), true, matrix)
+def ground(voted_ground) -> Ground:
+    """300 pairs in 60 groups, 60 with a visible label; three voters, right in 0.7."""
+    return voted_ground(N, 5)
 
 
 def rewards(margin):

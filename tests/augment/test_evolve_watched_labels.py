@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -17,23 +16,15 @@ from augment.evolve_run import Folder
 from augment.ser_ws import SerWs
 from labeling.errors import WeakprefWarning
 from labeling.metrics import log_loss
-from labeling.votes import VoteMatrix
 from rm.config import RewardConfig
 
 N = 200
 
 
 @pytest.fixture(scope="module")
-def ground(make_pairs: Callable) -> Ground:
+def ground(voted_ground) -> Ground:
     """200 pairs in 100 groups, 60 with a visible label; three voters, right in 0.7."""
-    rng = np.random.default_rng(0)
-    prompts = [[{"role": "user", "content": f"Question {i // 2}?"}] for i in range(N)]
-    pairs = make_pairs([(prompt, f"one {i}", f"other {i}") for i, prompt in enumerate(prompts)])
-    true = (rng.random(N) < 0.5).astype(float)
-    votes = np.where(rng.random((N, 3)) < 0.7, 1 - true[:, None], true[:, None]).astype(np.int8)
-    matrix = VoteMatrix(votes, np.full((N, 3), np.nan, np.float32), ("x", "y", "z"), pairs.pair_ids, pairs.groups)
-    seed = np.where(np.arange(N) < 60, true, np.nan)
-    return Ground(pairs.with_gold(seed), np.zeros(N, dtype=bool), true, matrix)
+    return voted_ground(N, 2)
 
 
 def test_what_is_watched_of_a_label_is_of_that_very_pair_whatever_the_order(ground):
