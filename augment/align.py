@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from augment.dpo import PolicyConfig, SoftPairs, Trained, arguments, finish, lora, run, train_dpo
 from augment.policies import load_policy, need_rlhf, quiet_trl, seeded, with_template
 from augment.policy_rewards import Ensemble, Penalties, reward_functions
+from augment.run_identity import known_as
 from labeling.chat_tokens import prompt_tokens
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import input_hash, manifest, sha256, write_json
@@ -188,5 +189,12 @@ def _record(
     write_json(part / "train_log.json", list(done.log))
     write_json(
         part / "manifest.json",
-        {**record, "model": Path(model).name, "config": asdict(config), "outputs": outputs, **how},
+        {
+            **record,
+            "model": Path(model).name,
+            "started_from": known_as(model),
+            "config": asdict(config),
+            "outputs": outputs,
+            **how,
+        },
     )

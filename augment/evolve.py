@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from augment.evolve_ground import lay_out
+from augment.evolve_ground import check_names, lay_out
 from augment.evolve_options import EvolveOptions
 from augment.evolve_round import Round
 from augment.evolve_run import Folder, claim, fingerprint
@@ -121,14 +121,20 @@ def evolve(
     return found
 
 
-def plan(pairs: Pairs, options: EvolveOptions, *, test: Pairs | None = None, votes: VoteMatrix | None = None) -> Plan:
+def plan(
+    pairs: Pairs,
+    options: EvolveOptions,
+    *,
+    test: Pairs | None = None,
+    voters: Iterable[Any] = (),
+    votes: VoteMatrix | None = None,
+) -> Plan:
     """Return what `evolve` would do, having trained nothing and let nobody vote."""
+    check_names(voter.name for voter in voters)
     ground = lay_out(pairs, options, (), votes)
     counts = {name: int(getattr(ground, name).sum()) for name in ("seed", "watched", "pool")}
     c = options.config
-    most = c.max_steps or math.ceil(
-        c.epochs * (counts["seed"] + counts["pool"]) / (c.batch_size * c.gradient_accumulation)
-    )
+    most = c.max_steps or math.ceil(c.epochs * (counts["seed"] + counts["pool"]) / options.pairs_a_step)
     words = tuple(_in_words(options, n) for n in range(options.iterations + 1))
     trainings = _trainings(options)
     steps = (trainings + _beyond_one(options)) * most

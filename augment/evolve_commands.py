@@ -61,6 +61,7 @@ def evolve(
     members: Annotated[int, typer.Option(help=_help("members"))] = 3,
     soft_label: Annotated[str, typer.Option(help=_help("soft_label"))] = "mean",
     watch_share: Annotated[float, typer.Option(help=_help("watch_share"))] = 0.2,
+    processes: Annotated[int, typer.Option(help=_help("processes"))] = 1,
     seed: Annotated[int, typer.Option(help=_help("seed"))] = 0,
     resume: Annotated[bool, typer.Option(help="Go on with the run in OUT from its last finished step.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be trained on what, and stop.")] = False,
@@ -84,16 +85,17 @@ def evolve(
         soft_label=one_of("soft-label", soft_label, SOFT_LABELS),
         watch_share=watch_share,
         controls=tuple(one_of("control", name, CONTROLS) for name in control or ()),
+        processes=processes,
         seed=seed,
     )
     _refuse_others(options, lfs, votes)
     reading = commands.Reading(layout, drop_bad_rows)
     known, held_out = _held_out(reading(pairs), reading(test) if test else None, test_share, seed)
     said = read_votes(votes)[0] if votes else None
-    if dry_run:
-        print(in_words(plan(known, options, test=held_out, votes=said)))
-        return
     voters = commands.Voting(lfs).voters()
+    if dry_run:
+        print(in_words(plan(known, options, test=held_out, voters=voters, votes=said)))
+        return
     console = Console(stderr=True) if sys.stderr.isatty() else None
     print(outcome(run(
         known, out, options, test=held_out, voters=voters, votes=said, resume=resume, console=console
@@ -110,6 +112,8 @@ def _refuse_others(options: EvolveOptions, lfs: Path | None, votes: Path | None)
     plain = EvolveOptions(config=options.config)
     given = [name for name in OWNERS if getattr(options, name, None) != getattr(plain, name, None)]
     given += [name for name, path in (("lfs", lfs), ("votes", votes)) if path is not None]
+    if options.method == "ser+ws" and options.watch_share != plain.watch_share:
+        raise DataError("--watch-share is an option of --method ser and ensemble: ser+ws cross-fits; leave it out")
     for name in given:
         if OWNERS[name] != options.method:
             flag = "--tau-high, --tau-low, --tau-delta or --enough" if name == "thresholds" else f"--{name}"

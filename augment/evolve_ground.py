@@ -49,6 +49,13 @@ def lay_out(pairs: Pairs, options: EvolveOptions, voters: Iterable[Any] | None, 
     return Ground(hidden, watched, pairs.gold, _votes(hidden, voters, votes) if crossfitted else None)
 
 
+def check_names(names: Iterable[str]) -> None:
+    """Raise VotesError if a voter has the name of the loop's own reward model."""
+    taken = sorted({RM, SEED_RM} & set(names))
+    if taken:
+        raise VotesError(f"a voter is called {taken[0]}, which is kept for the loop's own reward model; rename it")
+
+
 def _check_crossfitting(pairs: Pairs, visible: BoolArray, options: EvolveOptions) -> None:
     if options.iterations >= options.rule().first_vote and len(np.unique(pairs.groups)) < 2:
         raise DataError("all pairs are of one group, so none can be left out of a training; give a group column")
@@ -80,9 +87,7 @@ def _votes(pairs: Pairs, voters: Iterable[Any] | None, votes: VoteMatrix | None)
     asked = heuristics() if voters is None else voters
     panel = [voter for voter in asked if not (isinstance(voter, Heuristic) and voter.name in known)]
     said = apply(panel, pairs) if panel else None
-    taken = sorted({RM, SEED_RM} & {*known, *(said.names if said else ())})
-    if taken:
-        raise VotesError(f"a voter is called {taken[0]}, which is kept for the loop's own reward model; rename it")
+    check_names([*known, *(said.names if said else ())])
     if given is None:
         return said
     if said is None:

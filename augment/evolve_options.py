@@ -61,6 +61,12 @@ class EvolveOptions:
     controls: tuple[Control, ...] = field(
         default=(), metadata={"help": "Rows to compare with: equal-steps, oracle, random."}
     )
+    processes: int = field(
+        default=1,
+        metadata={
+            "help": "Processes that train and score, one a GPU: an optimizer step sees so many times batch_size pairs."
+        },
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the choice of labels, of splits and of training."})
 
     def __post_init__(self) -> None:
@@ -72,17 +78,22 @@ class EvolveOptions:
         unknown = [name for name in self.controls if name not in CONTROLS]
         if unknown:
             raise DataError(f"control {unknown[0]!r} is unknown, expected some of {', '.join(CONTROLS)}")
-        for name, least in (("iterations", 1), ("folds", 2), ("members", 2)):
+        for name, least in (("iterations", 1), ("folds", 2), ("members", 2), ("processes", 1)):
             if getattr(self, name) < least:
                 raise DataError(f"{name} is {getattr(self, name)}, expected {least} or more")
         if not 0 <= self.watch_share < 1:
             raise DataError(f"watch_share is {self.watch_share}, expected a share in [0, 1)")
 
     @property
+    def pairs_a_step(self) -> int:
+        """Pairs that an optimizer step sees."""
+        return self.config.batch_size * self.config.gradient_accumulation * self.processes
+
+    @property
     def budget(self) -> int | None:
         """Pairs that a training of `max_steps` sees; None where epochs are counted."""
         c = self.config
-        return None if c.max_steps is None else c.max_steps * c.batch_size * c.gradient_accumulation
+        return None if c.max_steps is None else c.max_steps * self.pairs_a_step
 
     def rule(self) -> Method:
         """Return the method."""

@@ -76,9 +76,11 @@ class Round:
         row = self._label_row(labels)
         done = labels is not None and (labels.status == Status.CONVERGED or self._no_better(row))
         models = [] if done else self._train(labels)
-        row |= {"steps": steps_of(models[:1])} | held_out_figures(models, self.test if models else None)
+        row |= {"steps": steps_of(models[:1])} | held_out_figures(
+            models, self.test if models else None, self.options.processes
+        )
         if models and not self.rule.folds:
-            row |= self._watch_row(mean_preference(models, self._watched_pairs()))
+            row |= self._watch_row(mean_preference(models, self._watched_pairs(), self.options.processes))
         row["controls"] = {} if labels is None or done else self._controls(labels)
         write_json(self.path / "figures.json", row)
 
@@ -94,7 +96,7 @@ class Round:
 
     def _rewards_of_last(self) -> FloatArray:
         models = members(self.folder.iteration(self.n - 1), self.rule.members)
-        return np.stack([rewards_of(model, self.ground.pairs) for model in models])
+        return np.stack([self._rewards(model, self.ground.pairs) for model in models])
 
     def _crossfitted(self) -> FloatArray | None:
         """Return rewards (1, n, 2), those of each part by a model trained on the last labels of the other parts.
@@ -114,8 +116,14 @@ class Round:
         home = self.path / "folds" / str(k)
         self.folder.once(home / "data", lambda: self._export_without(part, home / "data"))
         what = f"iteration {self.n}: training without part {k + 1} of {self.rule.folds}, which it is to label"
-        self.folder.training(home / "rm", what, lambda: train(home / "data", self.config, home / "rm"))
-        return rewards_of(home / "rm", self.ground.pairs.take(part))
+        self.folder.training(home / "rm", what, lambda: self._model(home / "data", self.config, home / "rm"))
+        return self._rewards(home / "rm", self.ground.pairs.take(part))
+
+    def _model(self, data: Path, config: RewardConfig, out: Path) -> Path:
+        return train(data, config, out, self.options.processes)
+
+    def _rewards(self, model: Path, pairs: Pairs) -> FloatArray:
+        return rewards_of(model, pairs, self.options.processes)
 
     def _export_without(self, part: BoolArray, out: Path) -> Path:
         if self.n == 1:
@@ -137,7 +145,7 @@ class Round:
         models = members(home, self.rule.members)
         for i, model in enumerate(models):
             each = replace(config, seed=config.seed + i)
-            self.folder.training(model, f"iteration {self.n}: {what}", partial(train, data, each, model))
+            self.folder.training(model, f"iteration {self.n}: {what}", partial(self._model, data, each, model))
         return models
 
     def _controls(self, labels: SelfLabels) -> dict[str, Row]:
@@ -148,7 +156,9 @@ class Round:
             home = self.path / "controls" / name
             data, config = control(name, effort, self.ground, home / "data", self.options.seed)
             models = self._train_all(home, data, config, f"control {name}")
-            rows[str(name)] = {"steps": steps_of(models[:1])} | held_out_figures(models, self.test)
+            rows[str(name)] = {"steps": steps_of(models[:1])} | held_out_figures(
+                models, self.test, self.options.processes
+            )
         return rows
 
     def _label_row(self, labels: SelfLabels | None) -> Row:

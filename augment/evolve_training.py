@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
 from augment.evolve_method import Ground
 from augment.export import ExportOptions, export
@@ -76,37 +78,49 @@ def room_beside(ground: Ground, budget: int) -> int:
     return max(budget - int(ground.seed.sum()), budget // 2)
 
 
-def train(data: Path, config: RewardConfig, out: Path) -> Path:
-    """Train a reward model, from its last checkpoint where there is one."""
+def train(data: Path, config: RewardConfig, out: Path, processes: int = 1) -> Path:
+    """Train a reward model, from its last checkpoint where there is one, spread over so many processes."""
     import rm
 
+    if processes > 1:
+        from rm.command import arguments
+        from rm.launch import spread
+
+        spread(processes, "rm.launched", arguments([data], out, True, config))
+        return out
     with warnings.catch_warnings():  # every training of a loop would say the same of over-long conversations
         warnings.filterwarnings("ignore", ".*lost their beginning", WeakprefWarning)
         return rm.train(data, config, out=out, resume=True)
 
 
-def rewards_of(model: Path, pairs: Pairs) -> FloatArray:
+def rewards_of(model: Path, pairs: Pairs, processes: int = 1) -> FloatArray:
     """Return the rewards of both responses of each pair, shape (n, 2)."""
     import rm
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*lost their beginning", WeakprefWarning)
-        return np.asarray(rm.score(model, pairs), dtype=np.float64)
+        if processes == 1:
+            return np.asarray(rm.score(model, pairs), dtype=np.float64)
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "rewards.parquet"
+            rm.score_to(model, pairs, file, rm.Scoring(processes=processes))
+            table = pq.read_table(file)
+    return np.column_stack([table["r_a"].to_numpy(), table["r_b"].to_numpy()])
 
 
-def mean_preference(models: list[Path], pairs: Pairs) -> FloatArray:
+def mean_preference(models: list[Path], pairs: Pairs, processes: int = 1) -> FloatArray:
     """Return P(A preferred), shape (n,): the mean over reward models of sigmoid(r_a - r_b)."""
-    rewards = np.stack([rewards_of(model, pairs) for model in models])
+    rewards = np.stack([rewards_of(model, pairs, processes) for model in models])
     mean: FloatArray = sigmoid(rewards[:, :, 0] - rewards[:, :, 1]).mean(axis=0)
     return mean
 
 
-def held_out_figures(models: list[Path], test: Pairs | None) -> dict[str, float | int | None]:
+def held_out_figures(models: list[Path], test: Pairs | None, processes: int = 1) -> dict[str, float | int | None]:
     """Return n, accuracy, log-loss and ECE on the labelled test pairs, the names beginning with test_."""
     names = ("accuracy", "log_loss", "ece")
     if test is None:
         return {"test_n": 0} | {f"test_{name}": None for name in names}
-    p_a = mean_preference(models, test)
+    p_a = mean_preference(models, test, processes)
     values = (metric(p_a, test.gold) for metric in (accuracy, log_loss, ece))
     return {"test_n": int((~np.isnan(test.gold)).sum())} | {
         f"test_{name}": value for name, value in zip(names, values, strict=True)

@@ -162,8 +162,8 @@ def _unique(prompts: Sequence[Conversation]) -> list[Conversation]:
 def _check(prompts: Sequence[Conversation], sampling: Sampling, chunk: int) -> None:
     if not prompts:
         raise DataError("there are no prompts; expected one or more")
-    if chunk < 1 or sampling.n < 1:
-        raise DataError(f"chunk is {chunk} and n is {sampling.n}; expected 1 or more of each")
+    if chunk < 1:
+        raise DataError(f"chunk is {chunk}; expected 1 or more")
     if sampling.n > 1 and sampling.temperature == 0:
         raise DataError(
             f"n is {sampling.n} at temperature 0, where all samples are the same; expected n = 1, or a temperature > 0"

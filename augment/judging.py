@@ -58,10 +58,11 @@ class Asking:
         """Return the judge, without an engine. Raises DataError if an option does not fit."""
         self._check()
         if self.kind == "pairwise":
-            how = Sampling(self.reasoning, 0.0 if self.reasoning == 1 else 0.7, 0.9, 512, seed=self.seed)
+            n, heat = self.reasoning, 0.0 if self.reasoning == 1 else 0.7
+            how = Sampling(n, heat, 0.9, 512, seed=self.seed) if n else None
             return PairwiseJudge(
                 NOBODY, self.criterion or CRITERION, template=self.template, on_flip=self.on_flip,
-                reasoning=how if self.reasoning else None, max_prompt_tokens=self.max_prompt_tokens,
+                reasoning=how, max_prompt_tokens=self.max_prompt_tokens,
             )  # fmt: skip
         criteria = {self.criterion: 1.0} if self.criterion else {}
         return RubricJudge(

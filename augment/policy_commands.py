@@ -50,6 +50,7 @@ class SelfRewardOptions:
     per_prompt: bool = option("cream: soften each pair by the rate of its own prompt, not by the mean.", False)
     over: Literal["sum", "mean"] = option("cream: implicit rewards are a sum over tokens, or their mean.", "sum")
     new_prompts: int = option("Prompts to write in each iteration and answer in place of those given.", 0)
+    processes: int = option("Processes that train, one a GPU: a step sees so many times the pairs.", 1)
 
     def settings(self, training: PolicyConfig) -> SelfReward:
         """Return them checked. Raises DataError for an option of the other method."""
@@ -71,6 +72,7 @@ class SelfRewardOptions:
             per_prompt=self.per_prompt,
             over=self.over,
             new_prompts=self.new_prompts,
+            processes=self.processes,
             seed=training.seed,
             training=training,
         )

@@ -16,7 +16,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from augment.dpo import SoftPairs, Trained, train_dpo
 from augment.generate import generate, read_candidates
 from augment.implicit_rewards import ResponseLogProbs, response_log_probs
 from augment.new_prompts import NewPrompts, new_prompts
@@ -24,6 +23,7 @@ from augment.pair_candidates import PairedCandidates, Pairing, pair_candidates
 from augment.policies import load_policy
 from augment.self_gold import implicit_agreement, judge_agreement
 from augment.self_scores import agreement, judged, ranked, soft_label
+from augment.self_training import train_policy
 from labeling.errors import DataError
 from labeling.files import replacing, write_json
 from labeling.llm import Conversation, Engine
@@ -78,7 +78,7 @@ def run_iteration(
         "candidates.parquet": lambda: _write_candidates(folder, run, current, prompts, how, load, iteration),
         "scores.parquet": lambda: _write_scores(folder, run, current, how, load, iteration),
         "pairs.parquet": lambda: _write_pairs(folder, how),
-        "model": lambda: _train(folder, current, how, iteration),
+        "model": lambda: train_policy(folder, current, how.training_of(iteration), how.processes),
     }
     drop_parts(folder)
     steps: tuple[str, ...] = STEPS
@@ -269,19 +269,6 @@ def _oriented(pairs: pa.Table, ends: dict[tuple[str, str], bool]) -> pa.Table:
             }
         )
     return pa.Table.from_pylist(rows, schema=pa.schema([f for f in PAIRS if f.name != "p_chosen"]))
-
-
-def _train(folder: Path, current: Path, how: SelfReward, iteration: int) -> None:
-    table = pq.read_table(folder / "pairs.parquet")
-    names = ("prompt", "chosen", "rejected", "p_chosen")
-    prompts, chosen, rejected, q = (table[name].to_pylist() for name in names)
-    ended = {name: table[name].to_pylist() for name in ("chosen_ended", "rejected_ended")}
-    pairs = SoftPairs(prompts, chosen, rejected, q, **ended)
-
-    def note(done: Trained, _: Path) -> None:
-        write_json(folder / "training.json", done.facts())
-
-    train_dpo(current, pairs, how.training_of(iteration), folder / "model", note=note)
 
 
 def _candidate_facts(folder: Path) -> dict[str, Any]:

@@ -68,6 +68,8 @@ class SelfReward:
     training: PolicyConfig = field(default_factory=PolicyConfig)
     """DPO from M_t, with M_t as the reference. Where no final learning rate is named, that of srlm is a tenth of the
     peak (1e-6 to 1e-7 in the paper)."""
+    processes: int = 1
+    """Processes that train, one a GPU: an optimizer step sees so many times the pairs of `training`."""
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method) or self.rate not in RATES:
@@ -75,12 +77,9 @@ class SelfReward:
                 f"method is {self.method!r} and rate {self.rate!r}; expected {' or '.join(get_args(Method))}, and one "
                 f"of {', '.join(RATES)}"
             )
-        if self.iterations < 1 or self.new_prompts < 0:
-            raise DataError(
-                f"iterations is {self.iterations} and new_prompts {self.new_prompts}; expected 1, 0 or more"
-            )
-        if self.grades is not None and self.grades.n < 1:
-            raise DataError(f"grades.n is {self.grades.n}; expected 1 or more, or grades=None for probabilities")
+        for name, least in (("iterations", 1), ("new_prompts", 0), ("processes", 1)):
+            if getattr(self, name) < least:
+                raise DataError(f"{name} is {getattr(self, name)}, expected {least} or more")
         if self.sampling(1).n < 2:
             raise DataError(f"n is {self.sampling(1).n}; expected 2 candidates a prompt or more, or there is no pair")
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
+from labeling.errors import DataError
 from labeling.pairs import Message
 
 FloatArray = npt.NDArray[np.float64]
@@ -25,7 +26,10 @@ Conversation = Sequence[Message]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How texts are drawn."""
+    """How texts are drawn.
+
+    Raises DataError for values out of range.
+    """
 
     n: int = 1
     """Samples per prompt."""
@@ -40,6 +44,15 @@ class Sampling:
     """Sample i of a prompt depends on the seed, on i and on the prompt, not on the prompts beside it."""
     first: int = 0
     """Number of the first sample: `n=2, first=4` draws samples 4 and 5, so that more can be drawn later."""
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.max_tokens < 1:
+            raise DataError(f"n is {self.n} and max_tokens {self.max_tokens}; expected 1 or more of each")
+        if not (self.temperature >= 0 and 0 < self.top_p <= 1):
+            raise DataError(
+                f"temperature is {self.temperature} and top_p {self.top_p}; expected a temperature of 0 or more, and a "
+                "top_p above 0, at most 1"
+            )
 
 
 @dataclass(frozen=True)

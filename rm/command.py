@@ -53,7 +53,8 @@ def train(
 
         return "\n".join(plan(data, config).lines())
     if preset is not None:
-        launch(preset, shlex.split(launch_options), arguments(data, out, resume, config, held_out, cache))
+        words = arguments(data, out, resume, config, held_out, cache)
+        launch(preset, shlex.split(launch_options), "rm.launched", words)
     else:
         import rm
 

@@ -18,6 +18,7 @@ from augment.best_of_n import best_of_n, expected_best
 from augment.dpo import PolicyConfig
 from augment.policies import load_policy
 from augment.policy_rewards import Ensemble, Penalties, centred, reward_functions
+from augment.run_identity import known_as
 from labeling.errors import DataError, WeakprefWarning
 from labeling.pairs import MESSAGES
 
@@ -121,6 +122,7 @@ def test_dpo_reads_an_export_with_its_soft_labels(six_pairs, policy_folder, tmp_
     assert manifest["command"] == "align dpo"
     assert (manifest["counts"]["used"], manifest["counts"]["steps"]) == (5, 3)
     assert manifest["config"]["lora_rank"] == 2
+    assert manifest["started_from"] == known_as(policy_folder)
     assert len(json.loads((done.folder / "train_log.json").read_text())) == 3
     with pytest.raises(DataError, match="already exists"):
         align_dpo(folder, policy_folder, FAST, tmp_path / "aligned")

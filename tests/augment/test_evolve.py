@@ -137,11 +137,11 @@ def test_the_model_that_labels_a_pair_was_not_trained_on_its_group(pairs, option
 
     trained, scored = {}, {}
 
-    def train(data, config, out):
+    def train(data, config, out, _):
         trained[out] = set(exported(data)["question"])
         return real_train(data, config, out)
 
-    def rewards_of(model, some):
+    def rewards_of(model, some, _):
         scored[model] = set(some.questions.to_pylist())
         return real_rewards(model, some)
 

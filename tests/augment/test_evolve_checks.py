@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from augment import EvolveOptions, evolve
-from augment.evolve import stated
+from augment.evolve import plan, stated
 from augment.evolve_ground import lay_out
-from labeling import apply, heuristics
+from labeling import apply, heuristics, scoring_function
 from labeling.errors import DataError, VotesError
 from rm import RewardConfig
 
@@ -58,6 +58,13 @@ def test_a_loop_of_voters_that_has_none_is_refused_before_it_trains(pairs, tmp_p
     with pytest.raises(VotesError, match="needs votes on the pairs"):
         evolve(pairs, tmp_path / "run", EvolveOptions(config=CONFIG, iterations=1), voters=())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_voter_with_the_name_of_the_loops_reward_model_is_refused_by_the_plan_too(pairs):
+    voter = scoring_function(name="rm")(lambda prompt, response: len(response))
+    for run in (plan, lambda *given, **how: lay_out(*given, how["voters"], None)):
+        with pytest.raises(VotesError, match="a voter is called rm, which is kept"):
+            run(pairs, EvolveOptions(config=CONFIG, iterations=1), voters=[voter])
 
 
 def test_labels_of_one_kind_train_a_reward_model_but_anchor_no_votes(pairs):

@@ -84,7 +84,7 @@ def controls(ground, labels, tmp_path, monkeypatch):
 
     def run(options):
         asked = {}
-        monkeypatch.setattr(evolve_round, "train", lambda data, config, out: asked.setdefault(out, config))
+        monkeypatch.setattr(evolve_round, "train", lambda data, config, out, _: asked.setdefault(out, config))
         monkeypatch.setattr(evolve_round, "steps_of", lambda models: 3 * len(models))
         rule = options.rule()
         rows = Round(1, Folder(tmp_path / "run", None, 9), ground, rule, options, None)._controls(labels)

@@ -176,6 +176,11 @@ def test_an_option_of_another_method_is_refused(option, method, owner, tmp_path,
     assert f"of --method {owner}, not {method}; leave it out" in said
 
 
+def test_a_share_to_watch_is_refused_where_all_of_the_seed_is_crossfitted(tmp_path, capsys):
+    assert main(["evolve", "pairs.jsonl", "-o", str(tmp_path / "run"), "--watch-share", "0.3"]) == 2
+    assert "--watch-share is an option of --method ser and ensemble" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.slow
 def test_figures_and_controls_are_those_of_the_models_and_pairs_they_name(tmp_path, tiny):
     from labeling import split_by_group

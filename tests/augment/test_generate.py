@@ -149,7 +149,6 @@ class Short(Scripted):
         ([[*PROMPTS[0], {"role": "assistant", "content": "Yes."}]], Scripted(), SAMPLING, "the last of the user"),
         ([[{"role": "user", "content": ""}]], Scripted(), SAMPLING, "with texts"),
         (PROMPTS, Scripted(), replace(SAMPLING, temperature=0.0), "all samples are the same"),
-        (PROMPTS, Scripted(), replace(SAMPLING, n=0), "n is 0; expected 1 or more"),
         (PROMPTS, Short(), SAMPLING, "returned 27 completions for 9 prompts; expected 3 for each of 10"),
     ],
 )

@@ -8,9 +8,7 @@ from augment import export
 from augment.align import Exploring, align_with_rewards
 from augment.cli import main
 from augment.dpo import PolicyConfig
-from augment.self_reward import SelfReward
 from labeling.errors import DataError
-from labeling.llm import Sampling
 
 PROMPTS = [[{"role": "user", "content": f"Name colour {i}."}] for i in range(4)]
 
@@ -48,9 +46,12 @@ def test_self_reward_refuses_options_of_the_other_method_and_grades_below_0(
     assert not (tmp_path / "run").exists()
 
 
-def test_fewer_than_one_grade_is_refused() -> None:
-    with pytest.raises(DataError, match=r"grades\.n is 0; expected 1 or more"):
-        SelfReward(grades=Sampling(n=0))
+@pytest.mark.parametrize(
+    ("command", "options"), [("eft", ("--samples", "0")), ("best-of-n", ("--rm", "rm", "-n", "0"))]
+)
+def test_no_sample_is_refused_before_a_model_is_loaded(tmp_path, fails, command, options) -> None:
+    found = fails(command, tmp_path / "p.parquet", "-o", tmp_path / "out", "--model", "m", *options)
+    assert "n is 0 and max_tokens" in found
 
 
 def test_responses_that_fill_a_conversation_are_refused_before_a_model_is_loaded(tmp_path) -> None:

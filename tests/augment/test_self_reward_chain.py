@@ -64,7 +64,7 @@ def chain(tmp_path, monkeypatch):
                 part.mkdir()
                 note(Trained(out, 1, len(pairs), 0, []), part)
 
-        monkeypatch.setattr("augment.self_iteration.train_dpo", train)
+        monkeypatch.setattr("augment.self_training.train_dpo", train)
         (tmp_path / "run" / "iteration-0" / "model").mkdir(parents=True)
         ledger = self_reward(PROMPTS, "m", how, tmp_path / "run", load=lambda folder: load(folder, asked))
         return ledger, asked, started, configs

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -94,9 +95,27 @@ def test_presets_are_settings_accelerate_reads(name: str) -> None:
 def test_a_launch_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rm.launch.command", lambda *_: [sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(WeakprefError, match="ended with exit code 3"):
-        launch("ddp", [], [])
+        launch("ddp", [], "rm.train", [])
     with pytest.raises(DataError, match="preset is 'none'"):
         preset("none")
+
+
+def test_what_was_launched_ends_with_a_launcher_that_is_killed() -> None:
+    child = (
+        "import os, time; from rm.launch import end_with_launcher; end_with_launcher(); "
+        "print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    launcher = (
+        "import sys, rm.launch; "
+        f"rm.launch.command = lambda *_: [sys.executable, '-c', {child!r}]; rm.launch.launch('ddp', [], '', [])"
+    )
+    with subprocess.Popen([sys.executable, "-c", launcher], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert int(run.stdout.readline()) > 0
+        assert run.poll() is None
+        run.kill()
+        assert run.stdout.read() == ""  # returns when the child, which holds the other end, is gone
+    assert run.returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow

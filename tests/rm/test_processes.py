@@ -47,7 +47,7 @@ def test_two_processes_train_the_model_that_one_does(
     options = [str(data), "--model", bases[base], "--learning-rate", "1e-3", "--max-length", "128", "--no-bf16", *more]
     run([sys.executable, "-m", "rm.train", *options, "--batch-size", "8", "--out", str(tmp_path / "one")])
     launch = ["--num_processes", "2", "--main_process_port", free_port()]
-    words = command(preset, launch, [*options, "--batch-size", "4", "--out", str(tmp_path / "two")])
+    words = command(preset, launch, "rm.train", [*options, "--batch-size", "4", "--out", str(tmp_path / "two")])
     if preset == "fsdp2":
         where = words.index("-m", 3)
         words[where : where + 2] = [str(Path(__file__).parent / "fsdp_on_cpu.py")]
