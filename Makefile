@@ -16,8 +16,9 @@ OUT ?= demo
 demo: setup
 	$(BIN)/weakpref demo $(if $(DATA),--data "$(DATA)") --gold $(GOLD) --seed $(SEED) --out "$(OUT)"
 
+# A process a core, four at most: each holds a small language model. More threads than cores would wait for one another.
 test: setup lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-fast: setup
 	$(BIN)/python -m pytest -m "not slow"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import logit
 
 from augment.self_labels import SelfLabels
 from labeling.consistency import pair_agreement
@@ -96,18 +97,19 @@ def drift_figures(
 
     kept_share: pairs of the pool (mask, (n,)) trained on, of all. longer_share: those whose preferred response is the
     longer one, of those that differ in length; length_drift is that less the share among the seed's labels (`seed_gold`
-    (n,), NaN elsewhere). reward_length_correlation is Pearson's, of the margin and `longer` (n,), characters of A less
-    those of B. consistency_rate is the share of the pool on which this iteration prefers what the one before did.
+    (n,), NaN elsewhere). reward_length_correlation is Pearson's, of the log-odds that A is preferred and `longer` (n,),
+    characters of A less those of B: where a reward model alone labels, log-odds are its margin. consistency_rate is the
+    share of the pool on which this iteration prefers what the one before did.
     """
     trained = pool & labels.trained
     share, among_gold = _longer_share(labels.target, longer, trained), _longer_share(seed_gold, longer, None)
-    margin = labels.margin if not np.isnan(labels.margin[pool]).any() else labels.p_a - 0.5
+    log_odds = logit(np.clip(labels.p_a, TINY, 1 - TINY))
     return {
         "kept": int(trained.sum()),
         "kept_share": float(trained.sum() / max(pool.sum(), 1)),
         "longer_share": _number(share),
         "length_drift": _number(share - among_gold),
-        "reward_length_correlation": _number(_correlation(margin[pool], longer[pool])),
+        "reward_length_correlation": _number(_correlation(log_odds[pool], longer[pool])),
         "consistency_rate": None if before is None else _agreement(labels, before, pool),
     }
 

@@ -95,10 +95,7 @@ def evolve(
     Raises DataError where `out` holds something else or the pairs do not suffice, GoldError where labels do not,
     GroupLeakError where a prompt of `test` is among them, and what training raises.
     """
-    if test is not None:
-        check_disjoint(pairs, test)
-        if np.isnan(test.gold).all():
-            raise GoldError(f"none of the {len(test)} test pairs is labelled, so there is nothing to measure on")
+    _check_test(pairs, test)
     ground = lay_out(pairs, options, voters, votes)
     if options.method == "ser+ws" and ground.votes is None:
         raise VotesError("ser+ws needs votes on the pairs; pass voters, or votes of judges")
@@ -131,6 +128,7 @@ def plan(
 ) -> Plan:
     """Return what `evolve` would do, having trained nothing and let nobody vote."""
     check_names(voter.name for voter in voters)
+    _check_test(pairs, test)
     ground = lay_out(pairs, options, (), votes)
     counts = {name: int(getattr(ground, name).sum()) for name in ("seed", "watched", "pool")}
     c = options.config
@@ -140,6 +138,14 @@ def plan(
     steps = (trainings + _beyond_one(options)) * most
     hidden, n_test = int((~np.isnan(ground.hidden)).sum()), 0 if test is None else len(test)
     return Plan(**counts, hidden=hidden, test=n_test, trainings=trainings, steps=steps, steps_each=words)
+
+
+def _check_test(pairs: Pairs, test: Pairs | None) -> None:
+    if test is None:
+        return
+    check_disjoint(pairs, test)
+    if np.isnan(test.gold).all():
+        raise GoldError(f"none of the {len(test)} test pairs is labelled, so there is nothing to measure on")
 
 
 def _in_words(options: EvolveOptions, n: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,7 +95,7 @@ def evolve(
     if dry_run:
         print(in_words(plan(known, options, test=held_out, voters=voters, votes=said)))
         return
-    console = Console(stderr=True) if sys.stderr.isatty() else None
+    console = Console(stderr=True)
     print(outcome(run(
         known, out, options, test=held_out, voters=voters, votes=said, resume=resume, console=console
     )))  # fmt: skip

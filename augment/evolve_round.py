@@ -91,6 +91,8 @@ class Round:
             labels = self.rule.label(self.n, rewards, self.ground, self.history)
             trained = within_budget(labels.trained, self.ground, self.options.budget, self.options.seed)
             write_self_labels(path, replace(labels, trained=trained), ids)
+        elif self.rule.folds and self.n >= self.rule.first_vote:
+            self.folder.done += self.rule.folds
         shutil.rmtree(self.path / "folds", ignore_errors=True)  # what they gave is in the labels now
         return read_self_labels(path, ids)
 

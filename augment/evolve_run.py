@@ -46,7 +46,7 @@ class Folder:
         """Do the same for a training, and announce it with the state of the whole run."""
         self.done += 1
         if not path.exists() and self.console is not None:
-            self.console.print(f"[{self.done}/{self.planned}] {what}", markup=False, highlight=False)
+            self.console.print(f"[{self.done}/{self.planned}] {what}", markup=False, highlight=False, soft_wrap=True)
         return self.once(path, make)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from augment.evolve_method import Ground
 from augment.export import ExportOptions, export
+from augment.policies import free_memory
 from augment.self_labels import SelfLabels
 from labeling.antisymmetric import sigmoid
 from labeling.errors import WeakprefWarning
@@ -86,7 +87,8 @@ def train(data: Path, config: RewardConfig, out: Path, processes: int = 1) -> Pa
         from rm.command import arguments
         from rm.launch import spread
 
-        spread(processes, "rm.launched", arguments([data], out, True, config))
+        free_memory()
+        spread(processes, "rm.launched", arguments([data], out, True, config), quiet=True)
         return out
     with warnings.catch_warnings():  # every training of a loop would say the same of over-long conversations
         warnings.filterwarnings("ignore", ".*lost their beginning", WeakprefWarning)

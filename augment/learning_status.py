@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -76,14 +76,14 @@ def learning_status(p: FloatArray, t: Thresholds) -> Status:
 def keep(p: FloatArray, t: Thresholds, form: Form = "paper") -> tuple[Status, BoolArray]:
     """Return the status and which pairs (n,) are kept to train on.
 
-    "paper" applies the rule of the status. "as_released" keeps what either rule would, whatever the status: it calls
-    itself converged only when that is nothing.
+    "paper" applies the rule of the status. "as_released" keeps what either rule would, however few: it calls itself
+    converged only when that is nothing, and else by what there is one pair of.
     """
     if form not in FORMS:
         raise DataError(f"form is {form!r}, expected one of {', '.join(FORMS)}")
     if form == "as_released":
         kept = separated(p, t) | amplified(p, t)
-        return (learning_status(p, t) if kept.any() else Status.CONVERGED), kept
+        return learning_status(p, replace(t, enough=1)), kept
     status = learning_status(p, t)
     rules = {Status.SEPARATE: separated, Status.AMPLIFY: amplified}
     return status, rules[status](p, t) if status in rules else np.zeros(len(p), dtype=np.bool_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import random
 import warnings
@@ -77,6 +78,14 @@ def with_template(tokenizer: Any) -> Any:
     """Give a tokenizer without a chat template the plain one, since TRL needs one; return it."""
     tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
     return tokenizer
+
+
+def free_memory() -> None:
+    """Give back what a step held: models sit in cycles, and torch keeps GPU memory that other processes want."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def need_rlhf() -> None:

@@ -14,7 +14,7 @@ from augment.arguments import Drop, Layout, Out, PairsFile, PromptsFile, Seed
 from augment.commands import Reading
 from augment.dpo import PolicyConfig
 from augment.models import ModelOptions
-from augment.policy_commands import SelfRewardOptions
+from augment.policy_commands import BEST_OF, SelfRewardOptions
 from augment.policy_rewards import Penalties
 from labeling.llm import Sampling
 from rm.options import expanded
@@ -73,11 +73,11 @@ def best_of_n(
     out: Out,
     rms: RewardModels,
     model: ModelOptions,
-    n: Annotated[int, typer.Option("-n", help="Candidates to choose from.")] = 4,
-    temperature: Annotated[float, typer.Option(help="Of answers to prompts.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Of answers to prompts.")] = 0.9,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 256,
-    seed: Seed = 0,
+    n: Annotated[int, typer.Option("-n", help="Candidates to choose from.")] = BEST_OF.n,
+    temperature: Annotated[float, typer.Option(help="Of answers to prompts.")] = BEST_OF.temperature,
+    top_p: Annotated[float, typer.Option(help="Of answers to prompts.")] = BEST_OF.top_p,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = BEST_OF.max_tokens,
+    seed: Seed = BEST_OF.seed,
 ) -> None:
     """Keep the answer a reward model likes best, the cheap rival of training: candidates or PROMPTS -> best.parquet."""
     sampling = Sampling(n, temperature, top_p, max_tokens, seed=seed)

@@ -93,9 +93,14 @@ OTHERS = {
 """What a method cannot use, and whose it is."""
 
 
-def changed(options: Any) -> list[str]:
-    """Return the options that are not at their defaults, as they are typed."""
-    names = [one.name for one in fields(options) if getattr(options, one.name) != one.default]
+BEST_OF = Sampling(4, 0.7, 0.9, 256)
+"""How the candidates are drawn that `best-of-n` chooses from."""
+
+
+def changed(options: Any, usual: Any = None) -> list[str]:
+    """Return the options that are not at their defaults, or those of `usual`, as they are typed."""
+    usual = usual or type(options)()
+    names = [one.name for one in fields(options) if getattr(options, one.name) != getattr(usual, one.name)]
     return [f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}" for name in names]
 
 
@@ -176,9 +181,13 @@ def alignment_prompts(data: str) -> list[Conversation]:
 def best_of_n(path: str, out: Path, rms: Sequence[Path], n: int, model: ModelOptions, sampling: Sampling) -> str:
     """Write the best of n candidates for each prompt; return what happened, and what fewer would have given."""
     check_out(out, path)
-    ensemble = Ensemble.load(rms)
     candidates = Path(path)
-    if candidates.suffix != ".parquet" or "response" not in pq.read_schema(candidates).names:
+    written = candidates.suffix == ".parquet" and "response" in pq.read_schema(candidates).names
+    given = [*(["--model"] if model.model else []), *changed(sampling, replace(BEST_OF, n=n))]
+    if written and given:
+        raise DataError(f"{path} holds answers already, so {', '.join(given)} would do nothing; leave it out")
+    ensemble = Ensemble.load(rms)
+    if not written:
         engine = on_this_machine(model).load()
         candidates = out.with_name(f"{out.stem}.candidates.parquet")
         generate(read_prompts(path), engine, candidates, sampling, chunk=model.chunk)
@@ -186,7 +195,8 @@ def best_of_n(path: str, out: Path, rms: Sequence[Path], n: int, model: ModelOpt
     made.write(out)
     inputs = {"candidates": candidates} | {f"rm_{i}": folder for i, folder in enumerate(rms)}
     curve = made.curve()
-    write_manifest(out, "best-of-n", inputs, sampling.seed, {"prompts": made.table.num_rows, "n": n, "curve": curve})
+    seed = None if written else sampling.seed
+    write_manifest(out, "best-of-n", inputs, seed, {"prompts": made.table.num_rows, "n": n, "curve": curve})
     figures = "\n".join(
         f"best of {point['k']}: reward {point['reward']:.3f}, KL at most {point['kl_at_most']:.2f}" for point in curve
     )

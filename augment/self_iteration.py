@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from augment.generate import generate, read_candidates
 from augment.implicit_rewards import ResponseLogProbs, response_log_probs
 from augment.new_prompts import NewPrompts, new_prompts
 from augment.pair_candidates import PairedCandidates, Pairing, pair_candidates
-from augment.policies import load_policy
+from augment.policies import free_memory, load_policy
 from augment.self_gold import implicit_agreement, judge_agreement
 from augment.self_scores import agreement, judged, ranked, soft_label
 from augment.self_training import train_policy
@@ -115,14 +114,6 @@ def opened(load: Load, folder: Path) -> Iterator[Engine]:
     finally:
         if isinstance(engine, VLLMEngine):
             engine.close()
-
-
-def free_memory() -> None:
-    """Give back what a step held: models sit in cycles, and vLLM finds no room where torch keeps freed GPU memory."""
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 def _write_gold(

@@ -37,9 +37,9 @@ class SelfLabels:
     spread: FloatArray
     """Standard deviation of P(A preferred) over the members of an ensemble; NaN without one."""
     trained: BoolArray
-    """Which pairs are trained on, besides those with a seed label."""
+    """Which of the kept pairs are trained on, besides those with a seed label: all that there is room for."""
     target: FloatArray
-    """The label they are trained on, P(A preferred); NaN for the others."""
+    """The label that pairs are kept with, P(A preferred); NaN for the others."""
     weight: FloatArray
     """And its weight, >= 0."""
     iteration: IntArray
@@ -72,13 +72,13 @@ def carry_over(kept: BoolArray, label: FloatArray, n: int, history: Sequence[Sel
 
 def newly_kept(labels: SelfLabels, n: int) -> BoolArray:
     """Return which pairs (m,) iteration n itself kept, without those carried over."""
-    kept: BoolArray = labels.trained & (labels.iteration == n)
+    kept: BoolArray = labels.iteration == n
     return kept
 
 
 def ever_kept(history: Sequence[SelfLabels], m: int) -> BoolArray:
     """Return which of m pairs any iteration kept: as released they leave the pool, all others go back to it."""
-    return np.any([labels.trained for labels in history], axis=0) if history else np.zeros(m, dtype=np.bool_)
+    return np.any([labels.iteration > 0 for labels in history], axis=0) if history else np.zeros(m, dtype=np.bool_)
 
 
 def write_self_labels(path: Path, labels: SelfLabels, pair_ids: npt.NDArray[np.str_]) -> None:

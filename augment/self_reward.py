@@ -163,6 +163,10 @@ def begin(
             f"{folder} holds a run with other {' and '.join(differ)} ({each}); expected this run: go on with what that "
             "one began with, or pass another --out"
         )
+    ledger = folder / "ledger.jsonl"
+    n_done = len(ledger.read_text(encoding="utf-8").splitlines()) if ledger.exists() else 0
+    if n_done > how.iterations:
+        raise DataError(f"{folder} holds {n_done} finished iterations; expected iterations {n_done} or more")
     return None
 
 

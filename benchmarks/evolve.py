@@ -112,7 +112,6 @@ class Cell:
     def __init__(self, data: str, gold: float, seed: int, work: Path) -> None:
         self.data, self.gold, self.seed = data, gold, seed
         self.home = work / f"{data}-{gold:g}-{seed}"
-        self.shared = work / f"{data}-full-{seed}"  # "full" does not depend on which labels are visible
         file = f"{data.removesuffix(SMOLLM2)}.parquet"
         pairs = read_pairs(ROOT.parent / "shared" / "data" / file, on_bad_rows="drop")
         self.pairs, test = split_by_group(pairs, TEST_SHARE, seed)
@@ -197,11 +196,12 @@ class Cell:
             if known.startswith(f"{self.data} ") and known.endswith(f"seed={self.seed} {arm}"):
                 return dict(row)
         labelled = self.pairs.take(~np.isnan(self.pairs.gold))
-        export(self.shared / "data", labelled, labelled.gold, options=ExportOptions(seed=self.seed))
-        train(self.shared / "data", replace(self.trained(arm), seed=self.seed), self.shared / "rm")
-        row = self.figures(held_out_figures([self.shared / "rm"], self.test))
-        shutil.rmtree(self.shared)
-        return row
+        home = self.home / arm.replace(", ", "-")
+        if not (home / "data").exists():
+            export(home / "data", labelled, labelled.gold, options=ExportOptions(seed=self.seed))
+        if not (home / "rm").exists():
+            train(home / "data", replace(self.trained(arm), seed=self.seed), home / "rm")
+        return self.figures(held_out_figures([home / "rm"], self.test))
 
     def figures(self, row: dict[str, Any]) -> dict[str, Any]:
         return {name: row[f"test_{name}"] for name in ("n", "accuracy", "log_loss", "ece")}

@@ -154,7 +154,8 @@ def _number(value: float | str | None) -> str:
 def _label_cells(found: Sequence[dict[str, Any]]) -> str:
     def mean(name: str) -> str:
         values = [row[name] for row in found if row.get(name) is not None]
-        return f"{np.mean(values):.3f}" if values else "-"
+        fewer = f" ({len(values)})" if len(values) < len(found) else ""
+        return f"{np.mean(values):.3f}{fewer}" if values else "-"
 
     names = ("trained_accuracy", "kept_share", "length_drift", "test_accuracy")
     return f"{mean('label_accuracy')} / {mean('label_ece')} | " + " | ".join(mean(name) for name in names) + " |"
@@ -190,7 +191,7 @@ def plot(known: dict[str, Any], path: Path) -> None:
         return
     figure = Figure(figsize=(4 * len(panels) + 1, 4), layout="constrained")
     for axes, (data, gold) in zip(
-        np.ravel(figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)), panels, strict=True
+        np.ravel(figure.subplots(1, len(panels), squeeze=False, sharey=True)), panels, strict=True
     ):
         for y, arm in enumerate(ARMS[::-1]):
             values = [known[key(data, gold, seed, arm)]["accuracy"] for seed in measured(known, data, gold, arm)]

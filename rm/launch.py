@@ -36,20 +36,23 @@ def command(name: str, launch: Sequence[str], module: str, words: Sequence[str])
     return [*accelerate, *launch, "-m", module, *words]
 
 
-def launch(name: str, options: Sequence[str], module: str, words: Sequence[str]) -> None:
+def launch(name: str, options: Sequence[str], module: str, words: Sequence[str], *, quiet: bool = False) -> None:
     """Run a module in as many processes as the preset and `options` say; raises WeakprefError where it fails.
+
+    `quiet` drops what it prints to standard output.
 
     A module that calls `end_with_launcher` ends when this process does, however it does.
     """
-    with subprocess.Popen(command(name, options, module, words), stdin=subprocess.PIPE) as run:
+    out = subprocess.DEVNULL if quiet else None
+    with subprocess.Popen(command(name, options, module, words), stdin=subprocess.PIPE, stdout=out) as run:
         code = run.wait()
     if code:
         raise WeakprefError(f"training in several processes ended with exit code {code}; what went wrong stands above")
 
 
-def spread(processes: int, module: str, words: Sequence[str]) -> None:
+def spread(processes: int, module: str, words: Sequence[str], *, quiet: bool = False) -> None:
     """Run a module data parallel in so many processes of this machine, on a free port."""
-    launch("ddp", ["--num_processes", str(processes), "--main_process_port", "0"], module, words)
+    launch("ddp", ["--num_processes", str(processes), "--main_process_port", "0"], module, words, quiet=quiet)
 
 
 def end_with_launcher() -> None:

@@ -11,7 +11,7 @@ from augment import EvolveOptions, evolve
 from augment.evolve import plan, stated
 from augment.evolve_ground import lay_out
 from labeling import apply, heuristics, scoring_function
-from labeling.errors import DataError, VotesError
+from labeling.errors import DataError, GroupLeakError, VotesError
 from rm import RewardConfig
 
 CONFIG = RewardConfig(model="minilm", max_steps=1)
@@ -65,6 +65,13 @@ def test_a_voter_with_the_name_of_the_loops_reward_model_is_refused_by_the_plan_
     for run in (plan, lambda *given, **how: lay_out(*given, how["voters"], None)):
         with pytest.raises(VotesError, match="a voter is called rm, which is kept"):
             run(pairs, EvolveOptions(config=CONFIG, iterations=1), voters=[voter])
+
+
+def test_a_plan_refuses_test_pairs_that_are_trained_on_as_the_run_does(pairs, tmp_path):
+    options = EvolveOptions(config=CONFIG, gold=2, iterations=1)
+    for run in (plan, lambda *given, test: evolve(given[0], tmp_path / "run", given[1], test=test)):
+        with pytest.raises(GroupLeakError):
+            run(pairs, options, test=pairs)
 
 
 def test_labels_of_one_kind_train_a_reward_model_but_anchor_no_votes(pairs):

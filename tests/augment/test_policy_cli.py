@@ -100,6 +100,9 @@ def test_best_of_n_of_a_file_of_candidates_needs_no_model(prompts, policy_folder
     generate(asked, load_policy(policy_folder), tmp_path / "c.parquet", Sampling(n=3, temperature=1.0, max_tokens=4))
     assert run("best-of-n", tmp_path / "c.parquet", "-o", tmp_path / "b.parquet", "--rm", rm_folders[0], "-n", 3) == 0
     rewards = [float(value) for value in re.findall(r"best of \d: reward (-?\d+\.\d+)", capsys.readouterr().out)]
+    again = ("best-of-n", tmp_path / "c.parquet", "-o", tmp_path / "b.parquet", "--rm", rm_folders[0], "-n", 3)
+    assert run(*again, "--model", policy_folder, "--temperature", 0.5, "--seed", 1) == 2
+    assert "holds answers already, so --model, --temperature, --seed would do nothing" in capsys.readouterr().err
     assert rewards == sorted(rewards)
     assert len(rewards) == 3
 

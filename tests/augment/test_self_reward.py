@@ -268,5 +268,9 @@ def test_a_folder_with_another_run_is_refused_and_a_finished_one_does_nothing(po
     assert [json.loads(line) for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()] == ledger
     with pytest.raises(DataError, match="holds a run with other prompts and n_prompts"):
         self_reward(PROMPTS[:2], policy_folder, how, tmp_path / "run")
+    write_ledger = (tmp_path / "run" / "ledger.jsonl").write_text
+    write_ledger("".join(f"{json.dumps(row)}\n" for row in ledger * 2))
+    with pytest.raises(DataError, match="holds 2 finished iterations; expected iterations 2 or more"):
+        self_reward(PROMPTS, policy_folder, how, tmp_path / "run")
     with pytest.raises(DataError, match="holds a run with other over"):
         self_reward(PROMPTS, policy_folder, replace(how, over="mean"), tmp_path / "run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,7 +81,8 @@ def test_the_papers_filter_follows_the_status_and_the_released_one_takes_either_
     for enough in (2, 3, 4):
         status, kept = keep(P, Thresholds(enough=enough), "as_released")
         assert kept.tolist() == [True, True, True, False, True]
-        assert status == learning_status(P, Thresholds(enough=enough))
+        assert status == Status.SEPARATE
+    assert keep(np.array([[0.9, 0.5]]), Thresholds(), "as_released")[0] == Status.AMPLIFY  # one pair is enough
     assert keep(np.full((3, 2), 0.5), Thresholds(enough=1), "as_released")[0] == Status.CONVERGED
     with pytest.raises(DataError, match="form is 'mine'"):
         keep(P, Thresholds(), "mine")
@@ -117,6 +119,16 @@ def test_the_paper_trains_on_this_iterations_pairs_and_those_of_the_one_before(g
     assert second.iteration.tolist() == [0, 0, 1, 2, 2, 0]
     third = method.label(3, margins(0, 0, 0, 2), ground, [first, second])  # what iteration 1 kept is gone
     assert third.iteration.tolist() == [0, 0, 0, 2, 2, 3]
+
+
+def test_what_a_short_training_has_no_room_for_is_kept_all_the_same(ground):
+    drawn = np.array([False, False, True, False, False, False])
+    for form in FORMS:
+        method = Ser(form, Thresholds(enough=1))
+        first = replace(method.label(1, margins(2, -2, 0, 0), ground, []), trained=drawn)
+        second = method.label(2, margins(0, 0, 2, 0), ground, [first])
+        assert second.iteration.tolist() == [0, 0, 1, 1, 2, 0]
+        assert second.facts["n_pool"] == (4 if form == "paper" else 2)
 
 
 def test_as_released_what_is_kept_leaves_the_pool_and_the_rest_goes_back_to_it(ground):
