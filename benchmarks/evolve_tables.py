@@ -181,7 +181,10 @@ def write_tables(path: Path) -> None:
 
 
 def plot(known: dict[str, Any], path: Path) -> None:
-    """Draw accuracy on held-out pairs by arm, a dot a seed, a panel a set and number of labels with three seeds."""
+    """Draw accuracy on held-out pairs by arm, a dot a seed, a panel a set and number of labels with three seeds.
+
+    The panels of a set have one scale.
+    """
     from matplotlib.figure import Figure
 
     panels = [
@@ -190,9 +193,13 @@ def plot(known: dict[str, Any], path: Path) -> None:
     if not panels:
         return
     figure = Figure(figsize=(4 * len(panels) + 1, 4), layout="constrained")
+    first: dict[str, Any] = {}
     for axes, (data, gold) in zip(
         np.ravel(figure.subplots(1, len(panels), squeeze=False, sharey=True)), panels, strict=True
     ):
+        if data in first:
+            axes.sharex(first[data])
+        first.setdefault(data, axes)
         for y, arm in enumerate(ARMS[::-1]):
             values = [known[key(data, gold, seed, arm)]["accuracy"] for seed in measured(known, data, gold, arm)]
             axes.scatter(values, [y] * len(values), alpha=0.5, color="tab:blue")
