@@ -103,7 +103,7 @@ def test_a_launch_that_fails_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_was_launched_ends_with_a_launcher_that_is_killed() -> None:
     child = (
         "import os, time; from rm.launch import end_with_launcher; end_with_launcher(); "
-        "print(os.getpid(), flush=True); time.sleep(60)"
+        "print(os.getpid(), flush=True); time.sleep(30); print('left behind')"
     )
     launcher = (
         "import sys, rm.launch; "
