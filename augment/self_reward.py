@@ -166,7 +166,9 @@ def begin(
     ledger = folder / "ledger.jsonl"
     n_done = len(ledger.read_text(encoding="utf-8").splitlines()) if ledger.exists() else 0
     if n_done > how.iterations:
-        raise DataError(f"{folder} holds {n_done} finished iterations; expected iterations {n_done} or more")
+        raise DataError(
+            f"{folder} holds {n_done} finished iterations; expected iterations {n_done} or more, or pass another --out"
+        )
     return None
 
 
