@@ -136,9 +136,9 @@ class Cell:
         if arm == BASE:
             return self.figures(held_out_figures([self.first / "rm"], self.test))
         if arm == "equal steps":
-            return self.control(arm, "equal-steps", self.loop("weak only"), self.many)
+            return self.equal_steps(arm)
         if arm in ("oracle", "random"):
-            return self.control(arm, arm, self.loop("ser+ws"), 0)
+            return self.control(arm, self.loop("ser+ws"))
         return self.full(arm) if arm.startswith("full") else self.row(self.loop(arm))
 
     @property
@@ -151,15 +151,26 @@ class Cell:
         return replace(self.config, max_steps=self.many) if arm.endswith("long") else self.config
 
     @cached_property
+    def visible(self) -> Path:
+        """The seed's labels."""
+        kept = self.home / "first" / "kept"
+        if not kept.exists():
+            export_seed(kept, lay_out(self.pairs, replace(self.options, method="ser"), None, None), self.seed)
+        return kept
+
+    @cached_property
     def first(self) -> Path:
         """Where all loops start: the reward model of the seed's labels."""
-        home = self.home / "first"
-        ground = lay_out(self.pairs, replace(self.options, method="ser"), None, None)
-        if not (home / "kept").exists():
-            export_seed(home / "kept", ground, self.seed)
+        home = self.visible.parent
         if not (home / "rm").exists():
-            train(home / "kept", self.options.trainer(0), home / "rm")
+            train(self.visible, self.options.trainer(0), home / "rm")
         return home
+
+    def equal_steps(self, arm: str) -> dict[str, Any]:
+        rm = self.home / arm.replace(" ", "-") / "rm"
+        if not rm.is_dir():
+            train(self.visible, replace(self.options.trainer(0), max_steps=self.many), rm)
+        return self.figures(held_out_figures([rm], self.test)) | {"steps": self.many}
 
     def loop(self, arm: str) -> Evolved:
         """Run a loop, or go on with it; what it begins with is copied from those that begin alike."""
@@ -179,12 +190,12 @@ class Cell:
         each = {name: row[name] for name in LABEL_FIGURES if name in row}
         return self.figures(row) | {"iteration": found.best, "stopped": found.stopped, "ledger": found.rows} | each
 
-    def control(self, arm: str, name: Any, found: Evolved, steps: int) -> dict[str, Any]:
-        home, n = self.home / arm.replace(" ", "-"), found.best
+    def control(self, name: Any, found: Evolved) -> dict[str, Any]:
+        home, n = self.home / name, found.best
         options = replace(self.options, method="ser+ws")
         ground = lay_out(self.pairs, replace(options, method="ser"), None, None)
         labels = read_self_labels(found.path / f"iteration-{max(n, 1)}" / "self_labels.parquet", ground.pairs.pair_ids)
-        effort = Effort(labels, options.trainer(0), options.trainer(n), steps, n)
+        effort = Effort(labels, options.trainer(0), options.trainer(n), 0, n)
         data, config = control(name, effort, ground, home / "data", self.seed)
         if not (home / "rm").is_dir():
             train(data, config, home / "rm")
