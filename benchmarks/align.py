@@ -7,10 +7,10 @@ labels for reward model B, and pairs that say how right both are. SmolLM2-135M w
 (benchmarks/debates.txt, which has no labels) and is aligned with A: best-of-n, DPO (its own answers, all pairs, sigmoid
 of the difference of A's rewards as soft labels) and GRPO, LoRA of rank 16. B, which saw none of A's labels and nothing
 of the policy, then says how often an answer of the aligned policy beats one of the starting policy to the same prompt,
-on debates that nothing was aligned on. Settings were fixed before the first run. Answers are drawn at temperature 1 and
-cut at 48 tokens; the KL is the mean log-ratio of the policy's own answers (nats an answer; at most
-log n - (n - 1)/n for best-of-n). Intervals are 95 % percentile bootstraps over prompts. What is made is kept under
---work and not made again. Writes data/bench/align.json.
+on debates that nothing was aligned on. Settings were fixed before the first run on these debates; one on pandalm came
+before (data/bench/LOG.md). Answers are drawn at temperature 1 and cut at 48 tokens; the KL is the mean log-ratio of the
+policy's own answers (nats an answer; at most log n - (n - 1)/n for best-of-n). Intervals are 95 % percentile bootstraps
+over prompts. What is made is kept under --work and not made again. Writes data/bench/align.json.
 """
 
 from __future__ import annotations
