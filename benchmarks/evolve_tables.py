@@ -13,7 +13,7 @@ import numpy as np
 from evolve import ARMS, BASE, GOLD, ROOT, SETS, key, rows
 
 CLAIM = 0.15, "full less 0.3", "+7.88"
-"""What SER's paper is said to claim, on average over other sets and models: share of labels visible, accuracy, gain over gold only in points."""
+"""What SER's paper claims, on average over other sets and models: share of labels, accuracy, gain over gold only."""
 LEDGER = {
     "iteration": "iteration", "status": "status", "kept": "kept", "label_accuracy": "labels right",
     "label_ece": "their ECE", "trained_accuracy": "kept right", "length_drift": "length drift",
