@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ PLAIN_STOP = "\n### User:"
 """Ends a sample of a model without a chat template, which would go on to write the next turn."""
 
 PROBE = ({"role": "user", "content": "Hi"},)
+PROBE_ANSWER = "Well met."
 
 MOST_KEPT = 16_000_000
 """Tokens of prompts that were counted and not yet asked are kept up to this number, at four bytes each."""
@@ -75,6 +76,31 @@ def prompt_tokens(tokenizer: Any, prompts: Sequence[Conversation]) -> list[list[
     return _ids(tokenizer, texts)
 
 
+def as_data(tokenizer: Any, texts: Sequence[str]) -> list[str]:
+    """Return texts in which special tokens are ordinary text, as `prompt_tokens` makes the turns of a prompt."""
+    special = _special_tokens(tokenizer)
+    return [_as_data(text, special) for text in texts]
+
+
+def end_token(tokenizer: Any, ends: Collection[int] | None = None) -> int | None:
+    """Return the token that ends an answer: the first of `ends` that the chat template writes after one.
+
+    `ends` are the tokens that generation stops at (None: any special token is taken for one). Where none of them
+    follows, as without a template, it is the tokenizer's end token, which may be none.
+    """
+    import jinja2
+
+    chat = [*PROBE, {"role": "assistant", "content": PROBE_ANSWER}]
+    try:
+        text = str(tokenizer.apply_chat_template(chat, tokenize=False)) if tokenizer.chat_template else ""
+    except jinja2.TemplateError:
+        text = ""
+    after = text.rpartition(PROBE_ANSWER)[2] if PROBE_ANSWER in text else ""
+    if ends is None:
+        ends = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return next((token for token in _ids(tokenizer, [after])[0] if token in ends), tokenizer.eos_token_id)
+
+
 def choice_tokens(tokenizer: Any, choices: Sequence[str]) -> list[list[int]]:
     """Return each choice as the token ids it has right after the chat template's generation prompt.
 
@@ -110,8 +136,12 @@ def check_lengths(lengths: Sequence[int], room: int, limit: int, model: str) -> 
 
 
 def stop_texts(tokenizer: Any, sampling: Sampling) -> tuple[str, ...]:
-    """Return the texts that end a sample: those asked for, and the next turn where there is no chat template."""
-    return sampling.stop if tokenizer.chat_template else (*sampling.stop, PLAIN_STOP)
+    """Return the texts that end a sample: those asked for, and the next turn where there is no chat template.
+
+    `PLAIN_TEMPLATE` counts as none: a policy that TRL trained is saved with it, and ends a turn no better for that.
+    """
+    plain = tokenizer.chat_template in (None, "", PLAIN_TEMPLATE)
+    return (*sampling.stop, PLAIN_STOP) if plain else sampling.stop
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
