@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from augment.policies import chat_tokens
+from augment.policies import chat_tokens, end_tokens
 from labeling.errors import DataError
 from labeling.llm import Conversation
 
@@ -55,7 +55,7 @@ def response_log_probs(
     """
     from labeling.transformers_engine import batches
 
-    asked, written = chat_tokens(policy.tokenizer, prompts, responses, ended)
+    asked, written = chat_tokens(policy.tokenizer, prompts, responses, ended, ends=end_tokens(policy))
     lengths = [len(prompt) + len(response) for prompt, response in zip(asked, written, strict=True)]
     _check_lengths(policy, lengths)
     total = np.zeros(len(written))

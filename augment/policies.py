@@ -6,14 +6,14 @@ import gc
 import importlib.util
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labeling.chat_tokens import PLAIN_TEMPLATE, prompt_tokens
+from labeling.chat_tokens import PLAIN_TEMPLATE, as_data, end_token, prompt_tokens
 from labeling.errors import DataError
 from labeling.files import replacing
 from labeling.llm import Conversation
@@ -57,21 +57,35 @@ def save_as_folder(source: str | Path, folder: Path, dtype: str) -> None:
 
 
 def chat_tokens(
-    tokenizer: Any, prompts: Sequence[Conversation], responses: Sequence[str], ended: Sequence[bool] | None = None
+    tokenizer: Any,
+    prompts: Sequence[Conversation],
+    responses: Sequence[str],
+    ended: Sequence[bool] | None = None,
+    *,
+    ends: Collection[int] | None = None,
 ) -> tuple[list[Ids], list[Ids]]:
     """Return prompts and responses as token ids: what the engine reads, and what it would have written.
 
-    A response that `ended` (default: all did) closes with the end token; one that was cut does not, or the model would
-    learn to stop in mid-sentence. Equal lengths are expected.
+    A response that `ended` (default: all did) closes with the end token of its chat (`end_token`, of the `ends` that
+    generation stops at); one that was cut does not, or the model would learn to stop in mid-sentence. Special tokens
+    written inside a response are data, as they are in a prompt. Equal lengths are expected.
     """
     if ended is None:
         ended = [True] * len(responses)
     if not len(prompts) == len(responses) == len(ended):
         raise DataError(f"there are {len(prompts)} prompts, {len(responses)} responses and {len(ended)} marks of ends")
-    asked = prompt_tokens(tokenizer, prompts)
-    texts = list(tokenizer(list(responses), add_special_tokens=False, verbose=False)["input_ids"]) if responses else []
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    asked, written = prompt_tokens(tokenizer, prompts), as_data(tokenizer, responses)
+    texts = list(tokenizer(written, add_special_tokens=False, verbose=False)["input_ids"]) if written else []
+    last = end_token(tokenizer, ends)
+    end = [] if last is None else [last]
     return asked, [[*ids, *(end if whole else [])] for ids, whole in zip(texts, ended, strict=True)]
+
+
+def end_tokens(policy: TransformersEngine) -> set[int]:
+    """Return the tokens that a policy stops at: those its generation is configured with, and its tokenizer's."""
+    named = policy.network.generation_config.eos_token_id
+    ends = {*(named if isinstance(named, list) else [named]), policy.tokenizer.eos_token_id}
+    return {end for end in ends if end is not None}
 
 
 def with_template(tokenizer: Any) -> Any:
