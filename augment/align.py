@@ -78,8 +78,8 @@ def align_with_rewards(
     """Align a policy by GRPO or RLOO with the mean reward of some reward models, less penalties; save it to `out`.
 
     `config.beta` weighs the KL to the model it starts from. `config.max_length` bounds prompt and response together:
-    longer prompts are left out, counted, with a warning. Raises DataError where none is left, responses alone fill
-    `max_length`, or `batch_size` times `gradient_accumulation` is no multiple of `exploring.n`.
+    longer prompts are left out, counted, with a warning. Raises DataError where fewer are left than one step needs,
+    responses alone fill `max_length`, or `batch_size` times `gradient_accumulation` is no multiple of `exploring.n`.
     """
     need_rlhf()
     check_new(out)
@@ -105,7 +105,9 @@ def align_with_rewards(
         how = {"exploring": asdict(exploring), "penalties": asdict(penalties)}
         _record(part, method, model, inputs | {"prompts": digest(kept)}, config, done, **how)
 
-    return finish(trainer, policy.tokenizer, Path(out), (len(kept), n_too_long), note)
+    n_left_over = len(kept) % _prompts_a_step(trainer.args)
+    counts = {"n_pairs": len(kept), "n_too_long": n_too_long, "n_left_over": n_left_over}
+    return finish(trainer, policy.tokenizer, Path(out), counts, note)
 
 
 def _trainer(
@@ -129,6 +131,7 @@ def _trainer(
         temperature=exploring.temperature,
         max_completion_length=exploring.max_tokens,
     )  # from here on "cuda" is this process's GPU: reward models come after
+    _check_enough(len(prompts), told)
     return kind(
         policy.network.train(),
         reward_funcs=reward_functions(Ensemble.load(rms), penalties),
@@ -137,6 +140,23 @@ def _trainer(
         processing_class=with_template(policy.tokenizer),
         peft_config=lora(config),
     )
+
+
+def _prompts_a_step(told: Any) -> int:
+    """Return how many distinct prompts a step of TRL's GRPO or RLOO takes, over all processes."""
+    return int(told.generation_batch_size // told.num_generations)
+
+
+def _check_enough(n_prompts: int, told: Any) -> None:
+    """Raise DataError for fewer prompts than one step takes: TRL would pass over them all, and take no step."""
+    needed = _prompts_a_step(told)
+    if n_prompts < needed:
+        responses = f"{told.generation_batch_size} responses, {told.num_generations} a prompt"
+        over = f" over {told.world_size} processes" if told.world_size > 1 else ""
+        raise DataError(
+            f"there are {n_prompts} prompts, but one step takes {needed}: {responses}{over}; expected {needed} prompts "
+            "or more: lower gradient_accumulation or batch_size, or give more prompts"
+        )
 
 
 def check_new(out: str | Path) -> None:
@@ -184,6 +204,7 @@ def _record(
     if method not in get_args(Method):
         raise DataError(f"method is {method!r}; expected one of {', '.join(get_args(Method))}")
     counts = {"steps": done.steps, "used": done.n_pairs, "too_long": done.n_too_long}
+    counts |= {} if method == "dpo" else {"left_over": done.n_left_over}
     record = manifest(f"align {method}", inputs=inputs, seed=config.seed, counts=counts)
     outputs = {file.name: sha256(file) for file in sorted(part.glob("*.safetensors"))}
     write_json(part / "train_log.json", list(done.log))

@@ -109,6 +109,8 @@ class Trained:
     """Left out: their prompt alone fills `max_length`."""
     log: Sequence[Mapping[str, float]]
     """TRL's figures, one entry a logged step."""
+    n_left_over: int = 0
+    """GRPO, RLOO: prompts an epoch leaves out, others each time, since they fill no whole step."""
 
     @property
     def last(self) -> Mapping[str, float]:
@@ -155,7 +157,7 @@ def train_dpo(
             peft_config=lora(config),
         )
         run(trainer)
-    return finish(trainer, policy.tokenizer, Path(out), (len(dataset), n_too_long), note)
+    return finish(trainer, policy.tokenizer, Path(out), {"n_pairs": len(dataset), "n_too_long": n_too_long}, note)
 
 
 def token_pairs(tokenizer: Any, pairs: SoftPairs, max_length: int) -> tuple[Dataset, int]:
@@ -219,11 +221,16 @@ def _schedule(config: PolicyConfig) -> dict[str, Any]:
 
 
 def run(trainer: Any) -> None:
-    """Train, without printing every logged step."""
+    """Train, without printing every logged step. Raises DataError where not one step was taken."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+    if not trainer.state.global_step:
+        raise DataError(
+            "training ended after 0 steps, so the policy is the one it started from; expected 1 or more: give more "
+            "data, or lower batch_size or gradient_accumulation"
+        )
 
 
 def lora(config: PolicyConfig) -> Any:
@@ -237,12 +244,12 @@ def lora(config: PolicyConfig) -> Any:
     )
 
 
-def finish(trainer: Any, tokenizer: Any, out: Path, counts: tuple[int, int], note: Note) -> Trained:
-    """Save what a trainer trained, adapters merged, as a plain model folder; counts are used and too long rows."""
+def finish(trainer: Any, tokenizer: Any, out: Path, counts: Mapping[str, int], note: Note) -> Trained:
+    """Save what a trainer trained, adapters merged, as a plain model folder; `counts` are fields of `Trained`."""
     from peft import PeftModel
 
     log = [{k: v for k, v in entry.items() if k not in UNTIMED} for entry in trainer.state.log_history[:-1]]
-    done = Trained(out, trainer.state.global_step, *counts, log)
+    done = Trained(folder=out, steps=trainer.state.global_step, log=log, **counts)
     network = trainer.accelerator.unwrap_model(trainer.model)
     network = network.merge_and_unload() if isinstance(network, PeftModel) else network
     if trainer.is_world_process_zero():

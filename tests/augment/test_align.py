@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from augment import export
 from augment.align import Exploring, align_dpo, align_with_rewards, read_soft_pairs
 from augment.best_of_n import best_of_n, expected_best
-from augment.dpo import PolicyConfig
+from augment.dpo import PolicyConfig, run
 from augment.policies import load_policy
 from augment.policy_rewards import Ensemble, Penalties, centred, reward_functions
 from augment.run_identity import known_as
@@ -181,3 +182,27 @@ def test_prompts_without_room_are_counted_and_batches_that_cannot_be_split_refus
     assert done.n_too_long == 1
     with pytest.raises(DataError, match="cannot be split into 3 a prompt"):
         align_with_rewards(PROMPTS, policy_folder, rm_folders, FAST, tmp_path / "b", exploring=Exploring(3))
+
+
+@pytest.mark.parametrize("max_steps", [None, 2])
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_fewer_prompts_than_one_step_takes_are_refused(policy_folder, tmp_path, method, max_steps) -> None:
+    config = PolicyConfig(max_steps=max_steps)
+    said = "there are 3 prompts, but one step takes 4: .* expected 4 prompts or more: lower gradient_accumulation"
+    with pytest.raises(DataError, match=said):
+        align_with_rewards(PROMPTS[:3], policy_folder, ["rm"], config, tmp_path / "out", method=method)
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_that_took_no_step_is_an_error() -> None:
+    idle = SimpleNamespace(remove_callback=lambda _: None, train=lambda: None, state=SimpleNamespace(global_step=0))
+    with pytest.raises(DataError, match="training ended after 0 steps"):
+        run(idle)
+
+
+@pytest.mark.slow
+def test_prompts_that_fill_no_whole_step_are_counted(policy_folder, rm_folders, tmp_path) -> None:
+    config = PolicyConfig(**vars(FAST) | {"max_steps": None, "batch_size": 6})
+    done = align_with_rewards(PROMPTS, policy_folder, rm_folders[:1], config, tmp_path / "out", exploring=SHORT)
+    assert (done.steps, done.n_pairs, done.n_left_over) == (1, 4, 1)
+    assert json.loads((done.folder / "manifest.json").read_text())["counts"]["left_over"] == 1
