@@ -85,7 +85,7 @@ def generate(
     temperature 0, parts of another run, or an engine that returns another number of completions.
     """
     unique = _unique(prompts)
-    _check(unique, sampling, chunk)
+    _check(sampling, chunk)
     target, parts = Path(out), part_folder(out)
     run = _run(unique, engine, sampling, chunk)
     if not _is_whole(target, run, len(unique) * sampling.n):
@@ -111,7 +111,7 @@ def unanswered(
     Raises DataError as `generate` does.
     """
     unique = _unique(prompts)
-    _check(unique, sampling, chunk)
+    _check(sampling, chunk)
     parts, run = part_folder(out), _run(unique, engine, sampling, chunk)
     if _is_whole(Path(out), run, len(unique) * sampling.n):
         return unique, []
@@ -147,21 +147,26 @@ def check_candidates(table: pa.Table, label: str = "candidates") -> None:
             )
 
 
-def _unique(prompts: Sequence[Conversation]) -> list[Conversation]:
+def check_prompts(prompts: Sequence[Conversation]) -> None:
+    """Raise DataError unless there are prompts, each a conversation of texts that ends in the user's turn."""
+    if not prompts:
+        raise DataError("there are no prompts; expected one or more")
     for i, prompt in enumerate(prompts):
         if not prompt or prompt[-1].get("role") != "user" or any(not turn.get("content") for turn in prompt):
             raise DataError(
                 f"prompt {i} is {str(prompt)[:80]!r}; expected turns {{role, content}} with texts, the last of the user"
             )
+
+
+def _unique(prompts: Sequence[Conversation]) -> list[Conversation]:
+    check_prompts(prompts)
     first: dict[str, Conversation] = {}
     for prompt in prompts:
         first.setdefault(prompt_id(prompt), prompt)
     return list(first.values())
 
 
-def _check(prompts: Sequence[Conversation], sampling: Sampling, chunk: int) -> None:
-    if not prompts:
-        raise DataError("there are no prompts; expected one or more")
+def _check(sampling: Sampling, chunk: int) -> None:
     if chunk < 1:
         raise DataError(f"chunk is {chunk}; expected 1 or more")
     if sampling.n > 1 and sampling.temperature == 0:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from augment.policies import chat_tokens, end_tokens
+from augment.policies import Ids, chat_tokens, end_tokens, load_policy
 from labeling.errors import DataError
 from labeling.llm import Conversation
 
@@ -53,9 +54,37 @@ def response_log_probs(
 
     Raises DataError naming the first conversation that is too long for the model.
     """
+    asked, written = chat_tokens(policy.tokenizer, prompts, responses, ended, ends=end_tokens(policy))
+    return token_log_probs(policy, asked, written, batch_tokens=batch_tokens)
+
+
+def compared_log_probs(
+    models: Sequence[str | Path],
+    prompts: Sequence[Conversation],
+    responses: Sequence[str],
+    ended: Sequence[bool] | None = None,
+) -> list[ResponseLogProbs]:
+    """Return the log-probabilities that each of some models gives n responses, all as the tokens of the first.
+
+    A log-ratio is of one text: by its own template, another model would be asked about another one. Expects models of
+    one vocabulary (`check_vocabulary`). Raises DataError as `response_log_probs`.
+    """
+    policy = load_policy(models[0])
+    asked, written = chat_tokens(policy.tokenizer, prompts, responses, ended, ends=end_tokens(policy))
+    found = [token_log_probs(policy, asked, written)]
+    del policy  # one model at a time
+    return found + [token_log_probs(load_policy(model), asked, written) for model in models[1:]]
+
+
+def token_log_probs(
+    policy: TransformersEngine, asked: Sequence[Ids], written: Sequence[Ids], *, batch_tokens: int = BATCH_TOKENS
+) -> ResponseLogProbs:
+    """Return the log-probabilities that a policy gives n responses to their prompts, both as `chat_tokens` makes them.
+
+    Raises DataError naming the first conversation that is too long for the model.
+    """
     from labeling.transformers_engine import batches
 
-    asked, written = chat_tokens(policy.tokenizer, prompts, responses, ended, ends=end_tokens(policy))
     lengths = [len(prompt) + len(response) for prompt, response in zip(asked, written, strict=True)]
     _check_lengths(policy, lengths)
     total = np.zeros(len(written))

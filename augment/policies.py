@@ -40,6 +40,30 @@ def load_policy(source: str | Path, *, dtype: str = "float32", device: str | Non
     return TransformersEngine.load(source, dtype=dtype, device=device)
 
 
+def policy_tokenizer(source: str | Path) -> Any:
+    """Return a policy's tokenizer, without its weights. Raises DataError where there is no such model."""
+    from labeling.smollm2 import packaged_tokenizer
+    from labeling.transformers_engine import load_tokenizer, planned_context
+
+    if str(source) == PACKAGED:
+        return packaged_tokenizer()
+    planned_context(source)  # a folder without a model's configuration holds no policy
+    return load_tokenizer(source)
+
+
+def check_vocabulary(base: str | Path, policy: str | Path) -> None:
+    """Raise DataError unless a base knows all tokens of a policy by the same numbers; no weights are loaded."""
+    ours, theirs = (policy_tokenizer(source).get_vocab() for source in (policy, base))
+    differ = sorted(token for token, number in ours.items() if theirs.get(token) != number)
+    if differ:
+        raise DataError(
+            f"base {base} has another vocabulary than {policy}: it lacks {len(differ):,} of {len(ours):,} tokens or "
+            f"numbers them otherwise, {differ[0]!r} for instance; expected all, for both are asked about the same "
+            "tokens: pass the model that the policy was fine-tuned from (with the tokens that fine-tuning added, if it "
+            "did), or leave base out"
+        )
+
+
 def save_policy(network: Any, tokenizer: Any, folder: Path) -> None:
     """Write a model and its tokenizer as a plain folder (safetensors) that transformers, TRL and vLLM load."""
     from labeling.transformers_engine import no_bars

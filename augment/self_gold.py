@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from augment.implicit_rewards import Over, implicit_rewards, response_log_probs
-from augment.policies import load_policy
+from augment.implicit_rewards import Over, compared_log_probs, implicit_rewards
 from labeling.errors import DataError
 from labeling.judge_report import judge_report
 from labeling.llm import Engine, Sampling
@@ -44,14 +42,9 @@ def implicit_agreement(pairs: Pairs, policy: str | Path, base: str | Path | None
     """Return how a policy's implicit rewards against a base agree with gold; equal rewards are half right."""
     prompts = pairs.table["prompt"].to_pylist()
     texts = pairs.table["response_a"].to_pylist() + pairs.table["response_b"].to_pylist()
-    ours, *theirs = (
-        response_log_probs(load_policy(source), prompts + prompts, texts) for source in _named([policy, base])
-    )
+    models = [policy] if base is None else [policy, base]
+    ours, *theirs = compared_log_probs(models, prompts + prompts, texts)
     a, b = implicit_rewards(ours, theirs[0] if theirs else None, over).reshape(2, -1)
     p_a: npt.NDArray[np.float64] = np.select([a > b, a < b], [1.0, 0.0], 0.5)
     low, high = accuracy_interval(p_a, pairs.gold, pairs.groups)
     return {"n": len(pairs), "accuracy": accuracy(p_a, pairs.gold), "low": low, "high": high}
-
-
-def _named(sources: Sequence[str | Path | None]) -> list[str | Path]:
-    return [source for source in sources if source is not None]

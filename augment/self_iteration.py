@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from augment.generate import generate, read_candidates
-from augment.implicit_rewards import ResponseLogProbs, response_log_probs
+from augment.implicit_rewards import ResponseLogProbs, compared_log_probs
 from augment.new_prompts import NewPrompts, new_prompts
 from augment.pair_candidates import PairedCandidates, Pairing, pair_candidates
-from augment.policies import free_memory, load_policy
+from augment.policies import free_memory
 from augment.self_gold import implicit_agreement, judge_agreement
 from augment.self_scores import agreement, judged, ranked, soft_label
 from augment.self_training import train_policy
@@ -180,10 +180,8 @@ def _implicit(
 ) -> tuple[FloatArray, FloatArray, dict[str, Any]]:
     """Return the rewards of M_t and of the model before it (NaN where nothing comes before), and their agreement."""
     sources = lineage(run, how, iteration)
-    found: dict[str | Path, ResponseLogProbs] = {}
-    for source in dict.fromkeys(sources):
-        found[source] = _log_probs(source, table)
-    base = sources[0]
+    base, latest_first = sources[0], sources[::-1]
+    found = dict(zip(latest_first, _log_probs(latest_first, table), strict=True))
     rewards = [ranked(table, found[s], None if s == base else found[base], how.over) for s in sources]
     scores, counts = rewards[-1].scores, dict(rewards[-1].counts)
     if len(sources) == 1:
@@ -204,10 +202,11 @@ def lineage(run: Path, how: SelfReward, iteration: int) -> list[str | Path]:
     return models if len(models) < 3 else [models[0], *models[-2:]]
 
 
-def _log_probs(source: str | Path, table: pa.Table) -> ResponseLogProbs:
+def _log_probs(models: Sequence[str | Path], table: pa.Table) -> list[ResponseLogProbs]:
+    """Return what models think of candidates, all as the tokens of the first, the one that wrote them."""
     ended = [reason == "stop" for reason in table["finish_reason"].to_pylist()]
     texts = [text or "" for text in table["response"].to_pylist()]
-    return response_log_probs(load_policy(source), table["prompt"].to_pylist(), texts, ended)
+    return compared_log_probs(models, table["prompt"].to_pylist(), texts, ended)
 
 
 def _write_pairs(folder: Path, how: SelfReward) -> None:

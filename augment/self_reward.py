@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from augment.dpo import PolicyConfig
+from augment.generate import check_prompts
 from augment.implicit_rewards import Over
-from augment.policies import load_policy, need_rlhf, save_as_folder
+from augment.policies import check_vocabulary, load_policy, need_rlhf, policy_tokenizer, save_as_folder
 from augment.run_identity import changed, known_as
 from labeling.consistency import RATES, Kind
 from labeling.errors import DataError
 from labeling.files import replacing, versions, write_json
 from labeling.llm import Conversation, Engine, Sampling
-from labeling.pairs import Pairs, prompt_id
+from labeling.pairs import Pairs, prompt_id, question
 
 Method = Literal["srlm", "cream"]
 Load = Callable[[Path], Engine]
@@ -82,6 +83,8 @@ class SelfReward:
                 raise DataError(f"{name} is {getattr(self, name)}, expected {least} or more")
         if self.sampling(1).n < 2:
             raise DataError(f"n is {self.sampling(1).n}; expected 2 candidates a prompt or more, or there is no pair")
+        if self.sampling(1).temperature == 0:
+            raise DataError("temperature is 0, where all candidates are the same; expected a temperature above 0")
 
     def sampling(self, iteration: int) -> Sampling:
         """Return how the candidates of an iteration are drawn: each has another seed."""
@@ -126,8 +129,11 @@ def self_reward(
     need_rlhf()
     folder = Path(out)
     gold = None if gold is None else decided(gold)
-    begin(folder, prompts, str(model), how, gold)
     start = folder / "iteration-0" / "model"
+    if not start.is_dir():
+        policy_tokenizer(model)  # a model that is none is told before run.json names it
+    check(prompts, start if start.is_dir() else model, how)
+    begin(folder, prompts, str(model), how, gold)
     for place in (folder, start.parent):
         drop_parts(place)
     if not start.is_dir():
@@ -139,6 +145,23 @@ def self_reward(
         with replacing(folder / "ledger.jsonl") as part:
             part.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in ledger), encoding="utf-8")
     return ledger
+
+
+def check(prompts: Sequence[Conversation], model: str | Path, how: SelfReward) -> None:
+    """Raise DataError for what a run would fail on only after it has written something; nothing is written here.
+
+    That is prompts that cannot be answered or, with new prompts, shown, and a base that is none or of another
+    vocabulary than the model a run starts from.
+    """
+    if how.new_prompts:
+        blank = [i for i, prompt in enumerate(prompts) if not (question(prompt) or "").strip()]
+        if blank or not prompts:
+            what = f"prompt {blank[0]} has no user turn with a text" if blank else "there are no prompts"
+            raise DataError(f"{what}; expected one or more to show, each with a question: leave the others out")
+    else:
+        check_prompts(prompts)
+    if how.base is not None:
+        check_vocabulary(how.base, model)
 
 
 def begin(

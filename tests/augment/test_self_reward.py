@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,9 @@ import pytest
 
 from augment.dpo import PolicyConfig
 from augment.implicit_rewards import implicit_rewards, response_log_probs
-from augment.policies import load_policy
+from augment.policies import check_vocabulary, load_policy, save_policy
 from augment.self_gold import decided, implicit_agreement, judge_agreement
-from augment.self_iteration import lineage
+from augment.self_iteration import _implicit, lineage
 from augment.self_reward import SelfReward, begin, plan, self_reward
 from augment.self_scores import agreement, histogram, judged, soft_label
 from labeling.errors import DataError, WeakprefWarning
@@ -72,6 +73,15 @@ class Grader:
 
     def count_tokens(self, prompts):
         return [sum(len(turn["content"]) for turn in prompt) // 4 for prompt in prompts]
+
+
+@pytest.fixture
+def base_without_template(other_policy_folder, tmp_path):
+    """A base as it comes: other weights, the same tokens, no chat template and another end token."""
+    policy = load_policy(other_policy_folder)
+    policy.tokenizer.chat_template, policy.tokenizer.eos_token = None, "<|im_start|>"
+    save_policy(policy.network, policy.tokenizer, tmp_path / "base")
+    return tmp_path / "base"
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -134,6 +144,8 @@ def test_settings_that_cannot_work_are_refused() -> None:
         SelfReward(candidates=Sampling(n=1))
     with pytest.raises(DataError, match="iterations is 0"):
         SelfReward(iterations=0)
+    with pytest.raises(DataError, match="temperature is 0, where all candidates are the same"):
+        SelfReward(candidates=Sampling(n=2))
     with pytest.raises(DataError, match="base is tiny, which the run starts from"):
         begin(Path("run"), PROMPTS, "tiny", replace(CREAM, base="tiny"))
 
@@ -218,6 +230,58 @@ def test_agreement_with_people_is_that_of_the_implicit_rewards(policy_folder, ot
     assert implicit_agreement(gold, policy_folder, policy_folder, "sum")["accuracy"] == 0.5
     with pytest.raises(DataError, match="none of 3 pairs says which"):
         decided(six_pairs.take(np.arange(3, 6)))
+
+
+def test_policy_and_base_are_asked_about_the_same_tokens_whatever_the_base_has_for_a_template(
+    policy_folder, other_policy_folder, base_without_template, six_pairs, tmp_path
+) -> None:
+    table = candidates(["red", "blue"], ["stop", "length"])
+    run = shutil.copytree(policy_folder, tmp_path / "run" / "iteration-0" / "model").parent.parent
+    bases = [str(folder) for folder in (base_without_template, other_policy_folder)]
+    bare, templated = (_implicit(table, run, replace(CREAM, base=base), 1) for base in bases)
+    np.testing.assert_allclose(bare[0], templated[0], atol=1e-4)
+    np.testing.assert_allclose(bare[1], templated[1], atol=1e-4)
+    gold = decided(six_pairs)
+    assert implicit_agreement(gold, policy_folder, bases[0], "sum") == implicit_agreement(
+        gold, policy_folder, bases[1], "sum"
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompts", "change", "words"),
+    [
+        (PROMPTS, {"base": "no/such/base"}, "no/such/base: expected a causal language model"),
+        ([*PROMPTS, [{"role": "user", "content": ""}]], {}, "prompt 4 is .* expected turns"),
+        ([[{"role": "system", "content": "Hi"}]], {"new_prompts": 1}, "prompt 0 has no user turn with a text"),
+        ([], {}, "there are no prompts"),
+    ],
+)
+def test_what_a_run_would_fail_on_later_is_told_before_it_writes_anything(
+    policy_folder, tmp_path, prompts, change, words
+) -> None:
+    with pytest.raises(DataError, match=words):
+        self_reward(prompts, policy_folder, replace(CREAM, **change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_is_none_is_told_before_anything_is_written(tmp_path) -> None:
+    with pytest.raises(DataError, match="no/such/model: expected a causal language model"):
+        self_reward(PROMPTS, "no/such/model", CREAM, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_base_of_another_vocabulary_is_refused_before_anything_is_written(
+    policy_folder, base_without_template, tmp_path
+) -> None:
+    check_vocabulary(base_without_template, policy_folder)
+    policy = load_policy(policy_folder)
+    policy.tokenizer.add_special_tokens({"additional_special_tokens": ["<|tool|>"]})
+    policy.network.resize_token_embeddings(len(policy.tokenizer))
+    save_policy(policy.network, policy.tokenizer, tmp_path / "tuned")
+    how = replace(CREAM, base=str(base_without_template))
+    with pytest.raises(DataError, match=r"lacks 1 of 259 tokens .*'<\|tool\|>' for instance; .* or leave base out"):
+        self_reward(PROMPTS, tmp_path / "tuned", how, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_agreement_of_grades_with_people_is_measured_by_prompt(make_pairs) -> None:
