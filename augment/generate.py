@@ -221,8 +221,11 @@ def _rows(prompts: Sequence[Conversation], engine: Engine, sampling: Sampling) -
 
 
 def _columns(completion: Completion) -> dict[str, Any]:
+    text = completion.text.encode("utf-8", "replace").decode()  # a lone surrogate fits no column
+    if completion.finish_reason == "length":
+        text = text.rstrip("\ufffd")  # what a cut inside a character leaves; the model wrote no such character
     return {
-        "response": completion.text.encode("utf-8", "replace").decode(),  # a lone surrogate fits no column
+        "response": text,
         "n_tokens": completion.n_tokens,
         "log_prob": None if math.isnan(completion.log_prob) else completion.log_prob,
         "finish_reason": completion.finish_reason,

@@ -71,6 +71,18 @@ def test_odd_responses_are_kept_and_counted(tmp_path):
     assert table["log_prob"].null_count == 10
 
 
+class Cut(Scripted):
+    """Answers in bytes that are cut inside a character, and with the mark of that as a character of its own."""
+
+    def complete(self, prompt, sampling, i):
+        return Completion(("你好\ufffd", "你好\ufffd", "\ufffd")[i], 4, -1.0, ("length", "stop", "length")[i])
+
+
+def test_what_a_cut_inside_a_character_leaves_is_no_part_of_a_response(tmp_path):
+    made = generate(PROMPTS[:1], Cut(), tmp_path / "out.parquet", SAMPLING)
+    assert pq.read_table(made.path)["response"].to_pylist() == ["你好", "你好\ufffd", ""]
+
+
 def test_a_prompt_given_twice_is_answered_once(tmp_path):
     made = generate([*PROMPTS, PROMPTS[0]], Scripted(), tmp_path / "out.parquet", SAMPLING)
     assert (made.n_prompts, made.n_repeated, made.n_candidates) == (10, 1, 30)
