@@ -24,7 +24,7 @@ from augment.policies import check_vocabulary, load_policy, save_policy
 from augment.self_gold import decided, implicit_agreement, judge_agreement
 from augment.self_iteration import _implicit, lineage
 from augment.self_reward import SelfReward, begin, plan, self_reward
-from augment.self_scores import agreement, histogram, judged, soft_label
+from augment.self_scores import agreement, histogram, judged, rankings, soft_label
 from labeling.errors import DataError, WeakprefWarning
 from labeling.llm import Completion, Sampling
 from labeling.pairs import MESSAGES, prompt_id
@@ -108,6 +108,13 @@ def test_agreement_counts_a_response_once_and_leaves_out_what_has_no_score() -> 
     k = np.array([1.0, 2, 1, np.nan, 3, 3.0, 2, 3, np.nan, 1])
     rates = agreement(table, j, k)
     assert {kind: rate.rates.tolist() for kind, rate in rates.items()} == {kind: [1.0, 0.0] for kind in rates}
+
+
+def test_one_long_response_does_not_make_the_rankings_of_all_others_long() -> None:
+    table = candidates(["a", "b" * 100_000, "a"])
+    first, _ = rankings(table, np.array([[1.0, 2, 1] * 2] * 2))
+    assert first.candidates.tolist() == [0, 1, 0, 1]
+    assert first.candidates.nbytes + first.prompt_ids.nbytes < 1_000
 
 
 def test_each_pair_is_labelled_with_the_rate_of_its_own_prompt_whatever_was_skipped() -> None:
