@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from augment.generate import generate, read_candidates
 from augment.implicit_rewards import ResponseLogProbs, compared_log_probs
+from augment.models import CHUNKS
 from augment.new_prompts import NewPrompts, new_prompts
 from augment.pair_candidates import PairedCandidates, Pairing, pair_candidates
 from augment.policies import free_memory
@@ -27,6 +28,7 @@ from labeling.errors import DataError
 from labeling.files import replacing, write_json
 from labeling.llm import Conversation, Engine
 from labeling.pairs import MESSAGES, Pairs
+from labeling.parts import part_folder
 from labeling.vllm_engine import VLLMEngine
 
 if TYPE_CHECKING:
@@ -100,9 +102,11 @@ def run_iteration(
 
 
 def drop_parts(folder: Path) -> None:
-    """Delete what a run that was killed had half written."""
+    """Delete what a run that was killed had half written, and the parts of what it had whole."""
     for stale in folder.glob(".*.part"):
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    if (folder / "candidates.parquet").exists():
+        shutil.rmtree(part_folder(folder / "candidates.parquet"), ignore_errors=True)
 
 
 @contextmanager
@@ -135,7 +139,8 @@ def _write_candidates(
     if how.new_prompts:
         prompts = _new_prompts(folder, run, prompts, how, load, iteration)
     with opened(load, current) as engine:
-        generate(prompts, engine, folder / "candidates.parquet", how.sampling(iteration))
+        chunk = CHUNKS["vllm" if isinstance(engine, VLLMEngine) else "transformers"]
+        generate(prompts, engine, folder / "candidates.parquet", how.sampling(iteration), chunk=chunk)
 
 
 def _new_prompts(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -139,9 +140,9 @@ def self_reward(
     if not start.is_dir():
         say(f"{model} -> {start}")
         save_as_folder(model, start, how.training.weights)
-    ledger = []
+    ledger, load = [], one_engine(folder, load or load_policy)
     for iteration in range(1, how.iterations + 1):
-        ledger.append(run_iteration(folder, iteration, prompts, gold, how, load or load_policy, say))
+        ledger.append(run_iteration(folder, iteration, prompts, gold, how, load, say))
         with replacing(folder / "ledger.jsonl") as part:
             part.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in ledger), encoding="utf-8")
     return ledger
@@ -193,6 +194,29 @@ def begin(
             f"{folder} holds {n_done} finished iterations; expected iterations {n_done} or more, or pass another --out"
         )
     return None
+
+
+def one_engine(folder: Path, load: Load) -> Load:
+    """Return `load` for a run: it raises DataError for another engine, or dtype, than that the run began with.
+
+    Texts and grades of another engine would not be those of this run. run.json says which it was.
+    """
+
+    def checked(model: Path) -> Engine:
+        engine = load(model)
+        dtype = re.search(r" \(\w+\)$", engine.model)
+        here = type(engine).__name__ + (dtype[0] if dtype else "")
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if "engine" not in run:
+            write_json(folder / "run.json", run | {"engine": here})
+        elif run["engine"] != here:
+            raise DataError(
+                f"{folder} holds a run of the engine {run['engine']}, and this is {here}; expected one engine and "
+                "dtype for all iterations: go on with those it began with, or pass another --out"
+            )
+        return engine
+
+    return checked
 
 
 def described(prompts: Sequence[Conversation], model: str, how: SelfReward) -> dict[str, Any]:

@@ -11,11 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from augment.dpo import PolicyConfig, Trained
+from augment.generate import RUN
+from augment.models import CHUNKS
 from augment.policies import load_policy
 from augment.self_reward import SelfReward, begin, self_reward
 from labeling.errors import DataError
 from labeling.files import replacing
 from labeling.llm import Completion, Sampling
+from labeling.parts import stamped
 from labeling.vllm_engine import VLLMEngine
 
 PROMPTS = [[{"role": "user", "content": f"Name colour {i}."}] for i in range(4)]
@@ -111,6 +114,33 @@ def test_what_a_killed_run_had_half_written_is_deleted(chain, tmp_path) -> None:
     assert not list((tmp_path / "run").rglob("*.part"))
 
 
+def test_a_run_killed_before_it_deleted_the_parts_of_its_candidates_deletes_them(chain, tmp_path) -> None:
+    chain(replace(HOW, iterations=1))
+    folder = tmp_path / "run" / "iteration-1"
+    (folder / "candidates.parquet.parts").mkdir()
+    (folder / "candidates.parquet.parts" / "000000.parquet").touch()
+    self_reward(PROMPTS, "m", replace(HOW, iterations=1), tmp_path / "run", load=lambda folder: Model(folder, []))
+    assert not (folder / "candidates.parquet.parts").exists()
+
+
+def test_a_run_goes_on_with_the_engine_and_the_dtype_it_began_with_alone(chain, tmp_path) -> None:
+    def load(dtype):
+        def loaded(folder):
+            model = Model(folder, [])
+            model.model += f" ({dtype})"
+            return model
+
+        return loaded
+
+    chain(replace(HOW, iterations=1), lambda folder, _: load("float32")(folder))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["engine"] == "Model (float32)"
+    for other, here in ((load("bfloat16"), r"Model \(bfloat16\)"), (lambda _: served(None), "Served")):
+        with pytest.raises(DataError, match=rf"of the engine Model \(float32\), and this is {here}; expected one"):
+            self_reward(PROMPTS, "m", HOW, tmp_path / "run", load=other)
+    ledger = self_reward(PROMPTS, "m", HOW, tmp_path / "run", load=load("float32"))
+    assert len(ledger) == 2
+
+
 @dataclass(frozen=True, eq=False)
 class Served(VLLMEngine):
     """The same by way of vLLM."""
@@ -125,18 +155,23 @@ class Served(VLLMEngine):
         return self.writer.count_tokens(prompts)
 
 
-def test_vllm_is_ended_after_every_step_before_the_next_begins(chain, monkeypatch) -> None:
+def served(writer, end=lambda: None):
+    core = SimpleNamespace(shutdown=lambda timeout: end())
+    return Served(SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core)), "m", writer=writer)
+
+
+def test_vllm_is_ended_after_every_step_before_the_next_begins(chain, monkeypatch, tmp_path) -> None:
     running, free = [], []
 
     def load(folder, asked):
         assert not running
         running.append(folder)
-        core = SimpleNamespace(shutdown=lambda timeout: running.clear())
-        return Served(SimpleNamespace(llm_engine=SimpleNamespace(engine_core=core)), "m", writer=Model(folder, asked))
+        return served(Model(folder, asked), running.clear)
 
     monkeypatch.setattr("torch.cuda.empty_cache", lambda: free.append(list(running)))
     chain(replace(HOW, new_prompts=1), load)
     assert free == [[]] * 8  # four steps of two iterations
+    assert stamped(tmp_path / "run" / "iteration-1" / "candidates.parquet", RUN)["chunk"] == CHUNKS["vllm"]
 
 
 def test_the_learning_rate_of_srlm_falls_to_a_tenth_as_in_the_paper_unless_another_is_named(chain) -> None:
