@@ -18,7 +18,8 @@ from labeling.files import replacing
 from labeling.judge_prompts import load_template
 from labeling.llm import Conversation, Engine, Sampling
 from labeling.pairs import MESSAGES, Pairs, prompt_id, prompt_text
-from labeling.rubric_judge import parse_score
+from labeling.rubric_judge import RubricJudge, parse_score
+from labeling.truncation import Texts, fit_prompts, prompt_room
 
 SCHEMA = pa.schema(
     [("messages", MESSAGES), ("prompt_id", pa.string()), ("response", pa.string()), ("score", pa.int32())]
@@ -70,19 +71,20 @@ def build_eft(
 ) -> Eft:
     """Let a model grade the responses of pairs with gold, `sampling.n` times each; return the gradings worth learning.
 
-    Ties say nothing and are left out. Raises DataError where no pair has a gold label that is no tie, or no grading
-    agrees with people.
+    Ties say nothing and are left out; long prompts are cut as in `grade`, and counted. Raises DataError where no pair
+    has a gold label that is no tie, or no grading agrees with people.
     """
     decided = ~np.isnan(pairs.gold) & (pairs.gold != 0.5)
     if not decided.any():
         raise DataError(f"none of {len(pairs)} pairs says which response is better; pass pairs with a gold column")
     wins, questions = _ranked(pairs.take(decided))
-    gradings = grade(wins, questions, engine, sampling)
+    gradings, n_cut, n_too_long = grade(wins, questions, engine, sampling)
     agreeing = agree_with_people(gradings, wins)
     if not agreeing:
         raise DataError(
             f"none of {len(gradings)} gradings orders the responses of its prompt as people did "
-            f"({sum(g.score is None for g in gradings)} end in no score); expected some: a larger model, more samples"
+            f"({sum(g.score is None for g in gradings)} end in no score; {n_too_long} responses were too long to "
+            "grade); expected some: a larger model, more samples"
         )
     kept = flatten(agreeing, most_per_score, seed)
     counts = {
@@ -90,6 +92,8 @@ def build_eft(
         "unparsed": sum(g.score is None for g in gradings),
         "agreeing": len(agreeing),
         "kept": len(kept),
+        "cut": n_cut,
+        "too_long": n_too_long,
         "scores_before": _histogram(agreeing),
         "scores": _histogram(kept),
     }
@@ -98,24 +102,34 @@ def build_eft(
 
 def grade(
     wins: Mapping[str, Sequence[Win]], questions: Mapping[str, str], engine: Engine, sampling: Sampling
-) -> list[Grading]:
-    """Return `sampling.n` gradings of each response that won or lost, by the rubric of five points."""
+) -> tuple[list[Grading], int, int]:
+    """Return `sampling.n` gradings of each response that won or lost, by the rubric of five points.
+
+    As in `RubricJudge`, a prompt that is too long is cut in the middle of the response, and a response whose prompt
+    does not fit for all that is not graded: how many these are, cut and not graded, comes second and third.
+    """
     template = load_template("rubric")
-    asked = [
-        (
-            name,
-            response,
-            template({"question": questions[name], "response": response}, {"reference": None, "closed": False}),
-        )
+
+    def render(texts: Texts) -> list[Conversation]:
+        question, response = texts
+        return [template({"question": question, "response": response}, {"reference": None, "closed": False})]
+
+    items = [
+        (name, response)
         for name, pairs in wins.items()
         for response in dict.fromkeys(text for win in pairs for text in win)
     ]
-    answers = engine.generate([conversation for _, _, conversation in asked], sampling)
-    return [
-        Grading(name, response, i, conversation, answer.text, parse_score(answer.text))
-        for (name, response, conversation), samples in zip(asked, answers, strict=True)
-        for i, answer in enumerate(samples)
+    room = prompt_room(engine, RubricJudge.max_prompt_tokens, sampling.max_tokens)
+    fitted = fit_prompts([(questions[name], response) for name, response in items], render, engine, room)
+    kept = np.flatnonzero(~fitted.too_long).tolist()
+    asked = [fitted.prompts[i][0] for i in kept]
+    answers = engine.generate(asked, sampling) if asked else []
+    gradings = [
+        Grading(*items[i], number, conversation, answer.text, parse_score(answer.text))
+        for i, conversation, samples in zip(kept, asked, answers, strict=True)
+        for number, answer in enumerate(samples)
     ]
+    return gradings, int((fitted.cut & ~fitted.too_long).sum()), len(items) - len(kept)
 
 
 def agree_with_people(gradings: Sequence[Grading], wins: Mapping[str, Sequence[Win]]) -> list[Grading]:

@@ -42,7 +42,10 @@ def self_reward(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and what is.")] = False,
 ) -> None:
-    """Let a policy rank its own answers and learn from them: PROMPTS -> RUN/iteration-N/model, RUN/ledger.jsonl."""
+    """Let a policy rank its own answers and learn from them: PROMPTS -> RUN/iteration-N/model, RUN/ledger.jsonl.
+
+    --engine is transformers or vllm here, for what is trained is loaded from a folder: options of openai are refused.
+    """
     print(policy_commands.self_reward(prompts, out, model, options, training, gold=gold, dry_run=dry_run))
 
 

@@ -51,6 +51,10 @@ class Grader:
     """Grades by the number of exclamation marks, and every second answer the other way round."""
 
     model = "grader@1"
+    context = None
+
+    def count_tokens(self, prompts):
+        return [len(prompt[-1]["content"]) for prompt in prompts]
 
     def generate(self, prompts, sampling):
         return [[self.complete(prompt[-1]["content"], i) for i in range(sampling.n)] for prompt in prompts]
@@ -77,6 +81,25 @@ def test_built_from_pairs_it_is_chats_a_trainer_reads(make_pairs, tmp_path) -> N
         assert [turn["role"] for turn in row["messages"]] == ["user", "assistant"]
         assert row["response"] in row["messages"][0]["content"]
         assert row["messages"][1]["content"].endswith(f"Score: {row['score']}")
+
+
+def test_a_long_response_is_cut_in_the_middle_and_one_that_no_cut_makes_fit_is_not_graded(make_pairs) -> None:
+    asks = prompts(2)
+    asks[1][0]["content"] = "Why? " * 20
+    long = "Good!" + "really " * 90 + "!"
+    engine = Grader()
+    engine.context = 1_500  # about 1,240 characters are the rubric's own
+    pairs = make_pairs([(asks[0], long, "Meh."), (asks[0], "Fine!", "Meh.")], [1.0, 1.0])
+    made = build_eft(pairs, engine, Sampling(n=1, max_tokens=50))
+    assert (made.counts["cut"], made.counts["too_long"], made.counts["kept"]) == (1, 0, 3)
+    [asked] = [item.asked[0]["content"] for item in made.items if item.response == long]
+    assert "characters left out" in asked
+    engine.context = 1_300
+    both = make_pairs([(asks[0], "a!", "b"), (asks[1], long, "Meh.")], [1.0, 1.0])
+    with pytest.raises(DataError, match=r"none of 0 gradings .* 4 responses were too long to grade"):
+        build_eft(both, engine, Sampling(n=1, max_tokens=70))
+    made = build_eft(both, engine, Sampling(n=1, max_tokens=50))
+    assert (made.counts["too_long"], made.counts["gradings"], made.counts["kept"]) == (2, 2, 2)
 
 
 def test_pairs_that_say_nothing_and_a_judge_that_never_agrees_are_errors(make_pairs) -> None:

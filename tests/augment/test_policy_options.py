@@ -65,6 +65,13 @@ def test_prompts_that_are_all_too_long_are_an_error_with_a_way_out(policy_folder
         align_with_rewards(PROMPTS, policy_folder, ["rm"], config, tmp_path / "out", exploring=exploring)
 
 
+def test_the_help_of_self_reward_says_which_engines_it_takes(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        raise SystemExit(main(["self-reward", "--help"]))
+    assert "--engine is transformers or vllm here" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["self-reward", "best-of-n", "eft", "judge"])
 def test_the_help_says_where_a_model_runs(command, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
