@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from augment.dpo import PolicyConfig, SoftPairs, Trained, arguments, finish, lora, run, train_dpo
-from augment.policies import load_policy, need_rlhf, quiet_trl, seeded, with_template
+from augment.policies import PACKAGED, load_policy, need_rlhf, quiet_trl, save_as_folder, seeded, with_template
 from augment.policy_rewards import Ensemble, Penalties, reward_functions
 from augment.run_identity import known_as
 from labeling.chat_tokens import prompt_tokens
@@ -94,11 +94,13 @@ def align_with_rewards(
             f"{config.max_length}; raise max_length, or lower max_tokens"
         )
     penalties = penalties or Penalties()
-    policy = load_policy(model, dtype=config.weights, device="cpu")  # the Trainer knows which GPU is this process's
-    kept, n_too_long = _fitting(policy.tokenizer, prompts, config.max_length - exploring.max_tokens)
-    with tempfile.TemporaryDirectory() as scratch, quiet_trl(), seeded(config.seed):
-        trainer = _trainer(method, policy, kept, rms, config, exploring, penalties, scratch)
-        run(trainer)
+    with tempfile.TemporaryDirectory() as scratch:
+        start = _readable_by_trl(model, config, Path(scratch))
+        policy = load_policy(start, dtype=config.weights, device="cpu")  # the Trainer knows which GPU is this process's
+        kept, n_too_long = _fitting(policy.tokenizer, prompts, config.max_length - exploring.max_tokens)
+        with quiet_trl(), seeded(config.seed):
+            trainer = _trainer(method, policy, kept, rms, config, exploring, penalties, scratch)
+            run(trainer)
 
     def note(done: Trained, part: Path) -> None:
         inputs = {f"rm_{i}": input_hash(folder) for i, folder in enumerate(rms)}
@@ -108,6 +110,15 @@ def align_with_rewards(
     n_left_over = len(kept) % _prompts_a_step(trainer.args)
     counts = {"n_pairs": len(kept), "n_too_long": n_too_long, "n_left_over": n_left_over}
     return finish(trainer, policy.tokenizer, Path(out), counts, note)
+
+
+def _readable_by_trl(model: str | Path, config: PolicyConfig, scratch: Path) -> str | Path:
+    """Return where TRL can read the model once more, as the reference it needs where no adapters are trained."""
+    if str(model) != PACKAGED or config.lora_rank:
+        return model
+    folder = scratch / PACKAGED  # the package holds a GGUF file without a config.json
+    save_as_folder(model, folder, config.weights)
+    return folder
 
 
 def _trainer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -206,3 +207,21 @@ def test_prompts_that_fill_no_whole_step_are_counted(policy_folder, rm_folders, 
     done = align_with_rewards(PROMPTS, policy_folder, rm_folders[:1], config, tmp_path / "out", exploring=SHORT)
     assert (done.steps, done.n_pairs, done.n_left_over) == (1, 4, 1)
     assert json.loads((done.folder / "manifest.json").read_text())["counts"]["left_over"] == 1
+
+
+def test_the_packaged_model_becomes_a_folder_that_the_reference_is_read_from(
+    policy_folder, tmp_path, monkeypatch
+) -> None:
+    class BuiltError(Exception):
+        pass
+
+    def stop(trainer):
+        policy, reference = trainer.model.state_dict(), trainer.ref_model.state_dict()
+        assert all(policy[name].equal(reference[name]) for name in policy)
+        raise BuiltError
+
+    monkeypatch.setattr("augment.align.run", stop)
+    monkeypatch.setattr("augment.align.save_as_folder", lambda _, folder, __: shutil.copytree(policy_folder, folder))
+    monkeypatch.setattr(Ensemble, "load", classmethod(lambda cls, folders: Ensemble([Ends()])))
+    with pytest.raises(BuiltError):
+        align_with_rewards(PROMPTS, "smollm2", [], PolicyConfig(batch_size=2), tmp_path / "out", exploring=SHORT)
