@@ -183,6 +183,7 @@ def test_the_learning_rate_of_srlm_falls_to_a_tenth_as_in_the_paper_unless_anoth
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:consistency rate")  # of two random models
 def test_the_second_iteration_starts_where_the_first_ended_with_itself_as_the_reference(
     policy_folder, tmp_path
 ) -> None:
