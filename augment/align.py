@@ -109,7 +109,7 @@ def align_with_rewards(
 
     n_left_over = len(kept) % _prompts_a_step(trainer.args)
     counts = {"n_pairs": len(kept), "n_too_long": n_too_long, "n_left_over": n_left_over}
-    return finish(trainer, policy.tokenizer, Path(out), counts, note)
+    return finish(trainer, model, policy.tokenizer, Path(out), counts, note)
 
 
 def _readable_by_trl(model: str | Path, config: PolicyConfig, scratch: Path) -> str | Path:

@@ -46,7 +46,9 @@ class PolicyConfig:
     max_length: int = option("Tokens per conversation; longer ones lose their end.", 1024)
     lora_rank: int | None = option("Train adapters of this rank on all linear layers (default: all weights).", None)
     weights: Literal["float32", "bfloat16"] = option(
-        "Numbers the weights are kept and saved in; bfloat16 halves the memory, and suits adapters best.", "float32"
+        "Numbers the weights are kept in while adapters are trained; bfloat16 (needs --lora-rank) halves their memory. "
+        "Saved in float32 either way.",
+        "float32",
     )
     bf16: bool = option("bfloat16 autocast.", False)
     gradient_checkpointing: bool = option("Recompute activations: less memory, about a third slower.", False)
@@ -65,6 +67,11 @@ class PolicyConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DataError(f"{name} is {value}, expected 1 or more, or none")
+        if self.weights == "bfloat16" and self.lora_rank is None:
+            raise DataError(
+                "weights are bfloat16 and lora_rank is not set: bfloat16 has 3 digits, too few for steps of usual "
+                "learning rates; set lora_rank, whose adapters are float32, or leave the weights in float32"
+            )
 
 
 @dataclass(frozen=True)
@@ -137,9 +144,9 @@ def train_dpo(
 ) -> Trained:
     """Train a policy by soft-pair DPO from the model `start`, which is also the reference; save it to the folder `out`.
 
-    With `config.lora_rank` adapters are trained and merged: what is saved is a plain model either way. `note` is told
-    what was done, and the folder before it gets its name. Raises DataError without pairs that fit `max_length`, or
-    without the extra `rlhf`.
+    With `config.lora_rank` adapters are trained and merged into the start's weights in float32: what is saved is a
+    plain model of float32 either way. `note` is told what was done, and the folder before it gets its name. Raises
+    DataError without pairs that fit `max_length`, or without the extra `rlhf`.
     """
     need_rlhf()
     from trl import DPOConfig
@@ -157,7 +164,8 @@ def train_dpo(
             peft_config=lora(config),
         )
         run(trainer)
-    return finish(trainer, policy.tokenizer, Path(out), {"n_pairs": len(dataset), "n_too_long": n_too_long}, note)
+    counts = {"n_pairs": len(dataset), "n_too_long": n_too_long}
+    return finish(trainer, start, policy.tokenizer, Path(out), counts, note)
 
 
 def token_pairs(tokenizer: Any, pairs: SoftPairs, max_length: int) -> tuple[Dataset, int]:
@@ -244,17 +252,40 @@ def lora(config: PolicyConfig) -> Any:
     )
 
 
-def finish(trainer: Any, tokenizer: Any, out: Path, counts: Mapping[str, int], note: Note) -> Trained:
-    """Save what a trainer trained, adapters merged, as a plain model folder; `counts` are fields of `Trained`."""
-    from peft import PeftModel
+def finish(
+    trainer: Any, start: str | Path, tokenizer: Any, out: Path, counts: Mapping[str, int], note: Note
+) -> Trained:
+    """Save what was trained from the model `start`, adapters merged, as a plain model folder in float32.
 
+    `counts` are fields of `Trained`.
+    """
     log = [{k: v for k, v in entry.items() if k not in UNTIMED} for entry in trainer.state.log_history[:-1]]
     done = Trained(folder=out, steps=trainer.state.global_step, log=log, **counts)
-    network = trainer.accelerator.unwrap_model(trainer.model)
-    network = network.merge_and_unload() if isinstance(network, PeftModel) else network
     if trainer.is_world_process_zero():
+        network = merged(trainer.accelerator.unwrap_model(trainer.model), start)
         with replacing(out) as part:
             save_policy(network, tokenizer, part)
             note(done, part)
     trainer.accelerator.wait_for_everyone()
     return done
+
+
+def merged(network: Any, start: str | Path) -> Any:
+    """Return a network in float32 with its adapters, if it has any, added to the weights it started from.
+
+    Weights kept in bfloat16 are read again from `start`: they have 3 digits, in which a small update would vanish.
+    """
+    import torch
+    from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    if not isinstance(network, PeftModel):
+        return network
+    if network.get_base_model().dtype == torch.float32:
+        return network.merge_and_unload()
+    found = get_peft_model_state_dict(network, save_embedding_layers=False)
+    adapters = {name: value.cpu() for name, value in found.items()}
+    exact = load_policy(start, dtype="float32", device="cpu").network
+    with quiet_trl():
+        exact = get_peft_model(exact, network.peft_config["default"], low_cpu_mem_usage=True)  # draws no first weights
+    set_peft_model_state_dict(exact, adapters, low_cpu_mem_usage=True)
+    return exact.merge_and_unload()

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from augment.dpo import PolicyConfig, SoftPairs, token_pairs, train_dpo
+from augment.dpo import PolicyConfig, SoftPairs, merged, token_pairs, train_dpo
 from augment.implicit_rewards import implicit_rewards, response_log_probs
 from augment.policies import load_policy
 from labeling.errors import DataError, WeakprefWarning
@@ -44,11 +45,27 @@ def test_the_trained_policy_prefers_the_chosen_and_is_a_plain_model(policy_folde
     assert json.loads((done.folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
 
 
-def test_weights_in_bfloat16_are_trained_and_saved_as_such(policy_folder, tmp_path) -> None:
-    config = PolicyConfig(**vars(FAST) | {"max_steps": 2, "lora_rank": 2, "learning_rate": 3e-2, "weights": "bfloat16"})
+def test_what_adapters_learned_beside_weights_in_bfloat16_is_saved_whole(policy_folder, tmp_path, monkeypatch) -> None:
+    seen = {}
+
+    def keep(network, start):
+        seen.update((name, value.clone()) for name, value in network.state_dict().items() if "lora_" in name)
+        return merged(network, start)
+
+    monkeypatch.setattr("augment.dpo.merged", keep)
+    config = PolicyConfig(**vars(FAST) | {"max_steps": 2, "lora_rank": 2, "weights": "bfloat16"})
+    before = torch.get_rng_state()
     done = train_dpo(policy_folder, SoftPairs(PROMPTS, CHOSEN, REJECTED, [1.0] * 6), config, tmp_path / "out")
-    assert json.loads((done.folder / "config.json").read_text())["dtype"] == "bfloat16"
-    assert (rewards(done.folder, policy_folder, CHOSEN) != 0).all()
+    assert torch.get_rng_state().equal(before)
+    assert json.loads((done.folder / "config.json").read_text())["dtype"] == "float32"
+    ours, theirs = (load_policy(path).network.state_dict() for path in (done.folder, policy_folder))
+    adapted = [name.removesuffix(".lora_A.default.weight") for name in seen if "lora_A" in name]
+    assert len(adapted) == 14  # seven linear layers in each of two blocks
+    for name in adapted:
+        update = 2 * seen[f"{name}.lora_B.default.weight"] @ seen[f"{name}.lora_A.default.weight"]
+        weight = f"{name.removeprefix('base_model.model.')}.weight"
+        assert update.abs().max() > 0
+        torch.testing.assert_close(ours[weight] - theirs[weight], update, atol=1e-7, rtol=0)
 
 
 def test_soft_labels_hold_the_margin_at_their_log_odds(policy_folder, tmp_path) -> None:
@@ -96,3 +113,5 @@ def test_settings_out_of_range_are_refused() -> None:
         PolicyConfig(beta=0)
     with pytest.raises(DataError, match="lora_rank is 0"):
         PolicyConfig(lora_rank=0)
+    with pytest.raises(DataError, match=r"weights are bfloat16 and lora_rank is not set: .* set lora_rank"):
+        PolicyConfig(weights="bfloat16")
