@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from labeling.errors import DataError
 from labeling.llm import Conversation
-from labeling.pairs import prompt_id
+from labeling.pairs import prompt_id, prompt_text
 from rm.options import option
 
 if TYPE_CHECKING:
@@ -43,10 +43,14 @@ class Penalties:
 
 
 class Ensemble:
-    """One reward model or several that score the same responses; what was scored last is kept."""
+    """One reward model or several that score the same responses; what was scored last is kept.
 
-    def __init__(self, members: Sequence[RewardModel]) -> None:
+    `names` are what an error calls the members (default: their numbers, from 0).
+    """
+
+    def __init__(self, members: Sequence[RewardModel], names: Sequence[str] | None = None) -> None:
         self.members = members
+        self.names = names or [f"reward model {i}" for i in range(len(members))]
         self._last: tuple[tuple[Any, ...], FloatArray] = ((), np.empty((0, 0)))
 
     @classmethod
@@ -56,14 +60,29 @@ class Ensemble:
             raise DataError("no reward model is named; expected one directory or more, as `weakpref train` writes them")
         from rm.model import RewardModel
 
-        return cls([RewardModel.load(folder) for folder in folders])
+        return cls([RewardModel.load(folder) for folder in folders], [str(folder) for folder in folders])
 
     def scores(self, prompts: Sequence[Conversation], responses: Sequence[str]) -> FloatArray:
-        """Return the rewards (m, n) of n responses under m members."""
+        """Return the rewards (m, n) of n responses under m members, all finite.
+
+        Raises DataError naming a member and the first prompt to which it gives a reward that is not.
+        """
         key = (tuple(map(prompt_id, prompts)), tuple(responses))
         if key != self._last[0]:
-            self._last = key, np.stack([member.score(prompts, responses) for member in self.members])
+            found = np.stack([member.score(prompts, responses) for member in self.members])
+            self._check_finite(found, prompts)
+            self._last = key, found
         return self._last[1]
+
+    def _check_finite(self, rewards: FloatArray, prompts: Sequence[Conversation]) -> None:
+        for name, row in zip(self.names, rewards, strict=True):
+            wrong = np.flatnonzero(~np.isfinite(row))
+            if len(wrong):
+                raise DataError(
+                    f"{name}: the reward of a response to {prompt_text(prompts[wrong[0]])[:80]!r} is {row[wrong[0]]} "
+                    f"({len(wrong)} of {len(row)} are like it), expected a finite number: the model's weights are "
+                    "broken or overflow; train it again"
+                )
 
     def mean(self, prompts: Sequence[Conversation], responses: Sequence[str]) -> FloatArray:
         """Return the mean reward (n,) over the members."""

@@ -77,6 +77,18 @@ def test_too_few_candidates_are_an_error() -> None:
         best_of_n(candidates(["a", "b"]), Ensemble([Lengths()]), n=0)
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_a_reward_that_is_not_finite_chooses_nothing(wrong) -> None:
+    broken = SimpleNamespace(score=lambda prompts, texts: np.array([wrong if text == "bb" else 1.0 for text in texts]))
+    said = rf"runs/rm1: the reward of a response to 'Name colour 0\.' is {wrong} \(2 of 6 .*; train it again"
+    ensemble = Ensemble([Lengths(), broken], ["runs/rm0", "runs/rm1"])
+    with pytest.raises(DataError, match=said):
+        best_of_n(candidates(["a", "bb", "ccc"]), ensemble)
+    [reward] = reward_functions(Ensemble([broken]))
+    with pytest.raises(DataError, match="reward model 0: the reward of a response to"):
+        reward(prompts=PROMPTS[:2], completions=["a", "bb"])
+
+
 def test_members_that_differ_by_a_constant_do_not_disagree() -> None:
     prompts, texts = PROMPTS[:1] * 3 + PROMPTS[1:2], ["a", "aa", "aaa", "a"]
     same = Ensemble([Lengths(), Lengths(constant=7)])
