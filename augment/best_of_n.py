@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from augment.generate import check_candidates
 from augment.policy_rewards import Ensemble
+from augment.self_scores import usable
 from labeling.errors import DataError
 from labeling.files import replacing
 from labeling.pairs import MESSAGES, prompt_id
@@ -32,7 +33,7 @@ SCHEMA = pa.schema(
         ("n", pa.int32()),
     ]
 )
-"""The best candidate of a prompt, its reward, the mean reward of all n there were, and n."""
+"""The best candidate of a prompt, its reward, the mean reward of all n that were usable, and n."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,14 @@ class BestOfN:
     table: pa.Table
     """`SCHEMA`, in the order in which prompts first occur."""
     rewards: Sequence[FloatArray]
-    """The rewards of each prompt's candidates."""
+    """The rewards of each prompt's usable candidates."""
+    n_unusable: int = 0
+    """Candidates without a text, of white space alone, or with a NUL: they were not chosen from."""
+    n_left_out: int = 0
+    """Prompts without a usable candidate; they are not in the table."""
 
     def curve(self) -> list[dict[str, float]]:
-        """Return, for k = 1 up to the fewest candidates of a prompt, the mean reward of the best of k and its KL.
+        """Return, for k = 1 up to the fewest usable candidates of a prompt, the best of k: its mean reward and its KL.
 
         The reward is the expectation over all choices of k of the candidates there are. The KL to the policy that drew
         them, in nats, is at most log k - (k - 1) / k (arXiv 2112.09332).
@@ -67,34 +72,41 @@ class BestOfN:
 
 
 def best_of_n(candidates: pa.Table, ensemble: Ensemble, n: int | None = None) -> BestOfN:
-    """Return the candidate of highest mean reward for each prompt, among its first n samples (None = all).
+    """Return the candidate of highest mean reward for each prompt, among the usable ones of its first n (None = all).
 
-    Of equal ones the first sample wins. Raises DataError for a table that holds no candidates, or prompts with fewer
-    than n.
+    Of equal ones the first sample wins. A prompt without a usable one is left out. Raises DataError for a table that
+    holds no candidates, prompts with fewer than n, or no usable candidate at all.
     """
     check_candidates(candidates)
     prompts, texts, samples, models = (
         candidates[name].to_pylist() for name in ("prompt", "response", "sample", "model")
     )
-    texts = [text or "" for text in texts]
+    can_win = usable(candidates)
     groups: dict[str, list[int]] = {}
     for row in sorted(range(len(texts)), key=lambda row: (samples[row], models[row])):
         groups.setdefault(prompt_id(prompts[row]), []).append(row)
-    order = list(dict.fromkeys(map(prompt_id, prompts)))
-    chosen = [groups[name][:n] for name in order]
-    _check(chosen, n)
-    used = [row for rows in chosen for row in rows]
+    first = {name: groups[name][:n] for name in dict.fromkeys(map(prompt_id, prompts))}
+    _check(list(first.values()), n)
+    kept = {name: [row for row in members if can_win[row]] for name, members in first.items()}
+    chosen = {name: members for name, members in kept.items() if members}
+    used = [row for members in chosen.values() for row in members]
+    if not used:
+        raise DataError(
+            f"none of {sum(map(len, first.values()))} candidates has a text to choose; expected one or more: generate "
+            "others, with more max_tokens or another model"
+        )
     found = ensemble.mean([prompts[row] for row in used], [texts[row] for row in used])
     reward = dict(zip(used, found.tolist(), strict=True))
     rows = []
-    for name, members in zip(order, chosen, strict=True):
+    for name, members in chosen.items():
         best = max(members, key=lambda row: reward[row])
         mean = float(np.mean([reward[row] for row in members]))
         found_best = {"prompt": prompts[best], "prompt_id": name, "response": texts[best], "sample": samples[best]}
         figures = {"model": models[best], "reward": reward[best], "reward_mean": mean, "n": len(members)}
         rows.append(found_best | figures)
-    rewards = [np.array([reward[row] for row in members]) for members in chosen]
-    return BestOfN(pa.Table.from_pylist(rows, schema=SCHEMA), rewards)
+    rewards = [np.array([reward[row] for row in members]) for members in chosen.values()]
+    n_unusable = sum(map(len, first.values())) - len(used)
+    return BestOfN(pa.Table.from_pylist(rows, schema=SCHEMA), rewards, n_unusable, len(first) - len(chosen))
 
 
 def expected_best(rewards: npt.ArrayLike, k: int) -> float:

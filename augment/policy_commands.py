@@ -196,11 +196,14 @@ def best_of_n(path: str, out: Path, rms: Sequence[Path], n: int, model: ModelOpt
     inputs = {"candidates": candidates} | {f"rm_{i}": folder for i, folder in enumerate(rms)}
     curve = made.curve()
     seed = None if written else sampling.seed
-    write_manifest(out, "best-of-n", inputs, seed, {"prompts": made.table.num_rows, "n": n, "curve": curve})
+    left = {"unusable": made.n_unusable, "left_out": made.n_left_out}
+    write_manifest(out, "best-of-n", inputs, seed, {"prompts": made.table.num_rows, "n": n, **left, "curve": curve})
     figures = "\n".join(
         f"best of {point['k']}: reward {point['reward']:.3f}, KL at most {point['kl_at_most']:.2f}" for point in curve
     )
-    return f"{figures}\n{out}: the best of {n} candidates for {made.table.num_rows:,} prompts"
+    lost = f", {made.n_unusable:,} candidates without a usable text" if made.n_unusable else ""
+    lost += f", {made.n_left_out:,} prompts left out for that" if made.n_left_out else ""
+    return f"{figures}\n{out}: the best of {n} candidates for {made.table.num_rows:,} prompts{lost}"
 
 
 def eft(pairs: str, out: Path, reading: Reading, model: ModelOptions, sampling: Sampling, most: int | None) -> str:

@@ -45,7 +45,7 @@ def candidates(texts):
     return pa.table(
         {
             "prompt": pa.array([prompt for prompt, _, _ in rows], MESSAGES),
-            "response": [text for _, text, _ in rows],
+            "response": pa.array([text for _, text, _ in rows], pa.string()),
             "sample": pa.array([i for _, _, i in rows], pa.int32()),
             "model": ["m"] * len(rows),
         }
@@ -75,6 +75,30 @@ def test_too_few_candidates_are_an_error() -> None:
         best_of_n(candidates(["a", "b"]), Ensemble([Lengths()]), n=3)
     with pytest.raises(DataError, match="n is 0"):
         best_of_n(candidates(["a", "b"]), Ensemble([Lengths()]), n=0)
+
+
+class Shorter:
+    """Rewards what is short, nothing most of all."""
+
+    def score(self, prompts, responses):
+        return np.array([-float(len(text)) for text in responses])
+
+
+def test_an_unusable_candidate_never_wins_and_is_counted() -> None:
+    made = best_of_n(candidates(["aa", "", "a\0", " \n", None, "aaa"]), Ensemble([Shorter()]))
+    assert made.table["response"].to_pylist() == ["aa", "aa"]
+    assert made.table["n"].to_pylist() == [2, 2]
+    assert (made.n_unusable, made.n_left_out) == (8, 0)
+    assert [point["reward"] for point in made.curve()] == pytest.approx([-2.5, -2])
+
+
+def test_a_prompt_without_a_usable_candidate_is_left_out_and_counted() -> None:
+    table = pa.concat_tables([candidates(["", "", "late"]).slice(0, 3), candidates(["a", " ", ""]).slice(3, 3)])
+    made = best_of_n(table, Ensemble([Shorter()]), n=2)
+    assert made.table["prompt"].to_pylist() == PROMPTS[1:2]
+    assert (made.n_unusable, made.n_left_out) == (3, 1)
+    with pytest.raises(DataError, match="none of 4 candidates has a text to choose; expected one or more"):
+        best_of_n(candidates(["", None]), Ensemble([Shorter()]))
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
