@@ -183,13 +183,14 @@ def test_the_learning_rate_of_srlm_falls_to_a_tenth_as_in_the_paper_unless_anoth
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:consistency rate")  # of two random models
 def test_the_second_iteration_starts_where_the_first_ended_with_itself_as_the_reference(
     policy_folder, tmp_path
 ) -> None:
     training = PolicyConfig(learning_rate=3e-3, max_steps=2, batch_size=2, gradient_accumulation=1)
-    how = SelfReward("cream", 2, candidates=Sampling(n=2, temperature=1.0, max_tokens=6), training=training)
+    drawn = Sampling(n=2, temperature=1.0, max_tokens=6)
+    how = SelfReward("cream", 2, candidates=drawn, training=training, seed=3)
     _, second = self_reward(PROMPTS, policy_folder, how, tmp_path / "run")
+    assert second["q"] > 0.5  # at 0.5 there is no gradient, and the model would be the one before
     written = pq.read_table(tmp_path / "run" / "iteration-2" / "candidates.parquet")["model"].to_pylist()
     models = [load_policy(tmp_path / "run" / f"iteration-{i}" / "model").model for i in range(3)]
     assert len(set(models)) == 3
