@@ -112,12 +112,20 @@ def best_of_n(candidates: pa.Table, ensemble: Ensemble, n: int | None = None) ->
 def expected_best(rewards: npt.ArrayLike, k: int) -> float:
     """Return the mean, over all choices of k of the n rewards, of the highest.
 
+    Raises DataError unless 1 <= k <= n.
+
     >>> expected_best([1.0, 2.0, 6.0], 2)  # of 1 2, 1 6 and 2 6
     4.666666666666667
     """
     values = np.sort(np.asarray(rewards, dtype=np.float64))
-    ways = np.array([math.comb(i, k - 1) for i in range(len(values))], dtype=np.float64)
-    return float(values @ ways / math.comb(len(values), k))
+    n = len(values)
+    if not 1 <= k <= n:
+        raise DataError(f"k is {k}; expected 1 to {n}, the number of rewards")
+    # The i-th lowest (from 0) is best of C(i, k - 1) of C(n, k) choices. From the highest down, k / n, each share is
+    # (i - k + 1) / i of that before: the binomials themselves overflow for n of about 1,000.
+    i = np.arange(n - 1, 0, -1)
+    p_best = k / n * np.cumprod(np.concatenate([[1.0], np.maximum(i - k + 1, 0) / i]))
+    return float(values[::-1] @ p_best)
 
 
 def _check(chosen: Sequence[Sequence[int]], n: int | None) -> None:

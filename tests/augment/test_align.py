@@ -70,6 +70,14 @@ def test_the_expected_best_of_k_is_the_mean_over_all_choices(rewards, data) -> N
     assert expected_best(rewards, k) == pytest.approx(np.mean(every), abs=1e-9)
 
 
+@pytest.mark.parametrize("k", [1, 2, 1000, 2000, 3999, 4000])
+def test_the_expected_best_of_thousands_of_ranks_is_the_known_one(k) -> None:
+    n = 4000
+    assert expected_best(np.arange(1, n + 1), k) == pytest.approx(k * (n + 1) / (k + 1), rel=1e-11)
+    with pytest.raises(DataError, match="k is 3; expected 1 to 2"):
+        expected_best([1.0, 2.0], 3)
+
+
 def test_too_few_candidates_are_an_error() -> None:
     with pytest.raises(DataError, match="a prompt has 2 candidates; expected 3"):
         best_of_n(candidates(["a", "b"]), Ensemble([Lengths()]), n=3)
