@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from augment.align import Exploring, align_dpo, align_with_rewards
@@ -172,18 +173,26 @@ def alignment_prompts(data: str) -> list[Conversation]:
 
     path = Path(data)
     files = training_files(path) if path.is_dir() else [path] if path.suffix == ".parquet" else []
-    if not files or "messages" not in pq.read_schema(files[0]).names:
+    if not files or "messages" not in _columns(files[0]):
         return read_prompts(data)
     found = [turns for file in files for turns in pq.read_table(file, columns=["messages"])["messages"].to_pylist()]
     return list({prompt_id(turns): turns for turns in found}.values())
+
+
+def _columns(path: Path) -> list[str]:
+    """Return the names of the columns of a Parquet file. Raises DataError where it is none."""
+    try:
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file ({error}); check the path, or make it again") from None
 
 
 def best_of_n(path: str, out: Path, rms: Sequence[Path], n: int, model: ModelOptions, sampling: Sampling) -> str:
     """Write the best of n candidates for each prompt; return what happened, and what fewer would have given."""
     check_out(out, path)
     candidates = Path(path)
-    written = candidates.suffix == ".parquet" and "response" in pq.read_schema(candidates).names
-    given = [*(["--model"] if model.model else []), *changed(sampling, replace(BEST_OF, n=n))]
+    written = candidates.suffix == ".parquet" and "response" in _columns(candidates)
+    given = [*changed(model), *changed(sampling, replace(BEST_OF, n=n))]
     if written and given:
         raise DataError(f"{path} holds answers already, so {', '.join(given)} would do nothing; leave it out")
     ensemble = Ensemble.load(rms)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from augment import export
@@ -78,3 +80,20 @@ def test_the_help_says_where_a_model_runs(command, capsys, monkeypatch) -> None:
     with pytest.raises(SystemExit):
         raise SystemExit(main([command, "--help"]))
     assert "default: cpu; self-reward, best-of-n, eft: cuda if there is one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [("best-of-n",), ("align", "--model", "m", "--method", "grpo")])
+def test_a_file_that_only_looks_like_parquet_is_named(tmp_path, fails, command) -> None:
+    path = tmp_path / "p.parquet"
+    path.write_bytes(b"PAR1 and no more")
+    said = fails(*command, path, "-o", tmp_path / "out.parquet", "--rm", tmp_path / "rm")
+    assert f"{path} is not a readable Parquet file" in said
+    missing = fails(*command, tmp_path / "no.parquet", "-o", tmp_path / "out.parquet", "--rm", tmp_path / "rm")
+    assert f"{tmp_path / 'no.parquet'} is not a readable Parquet file" in missing
+
+
+def test_options_of_a_model_that_would_not_be_asked_are_refused(tmp_path, fails) -> None:
+    pq.write_table(pa.table({"prompt": ["Hi"], "response": ["Ho"]}), tmp_path / "c.parquet")
+    engine = ("--engine", "vllm", "--dtype", "bfloat16", "--device", "cuda")
+    said = fails("best-of-n", tmp_path / "c.parquet", "-o", tmp_path / "b.parquet", "--rm", tmp_path / "rm", *engine)
+    assert "holds answers already, so --engine, --dtype, --device would do nothing; leave it out" in said
