@@ -17,7 +17,7 @@ from labeling.chat_tokens import prompt_tokens
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import input_hash, manifest, sha256, write_json
 from labeling.llm import Conversation
-from labeling.pairs import prompt_id
+from labeling.pairs import prompt_id, prompt_text
 from rm.options import option
 
 Method = Literal["dpo", "grpo", "rloo"]
@@ -43,11 +43,21 @@ class Exploring:
 
 
 def read_soft_pairs(data: str | Path) -> SoftPairs:
-    """Read an augmented dataset (the folder `weakpref export` wrote, or a file) for DPO: p_chosen and weight kept."""
-    from rm.data import read_table
+    """Read an augmented dataset (the folder `weakpref export` wrote, or a file) for DPO: p_chosen and weight kept.
+
+    Raises DataError naming the first row whose chosen and rejected answer different prompts.
+    """
+    from rm.data import conversations, read_table
 
     table = read_table(data)
-    chosen, rejected = table["chosen"].to_pylist(), table["rejected"].to_pylist()
+    chosen, rejected = (list(conversations(table[name])) for name in ("chosen", "rejected"))
+    other = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=True)) if a[:-1] != b[:-1]), None)
+    if other is not None:
+        raise DataError(
+            f"{data}: in row {other} of those with a positive weight, chosen answers "
+            f"{prompt_text(chosen[other][:-1])[-80:]!r} and rejected {prompt_text(rejected[other][:-1])[-80:]!r}; "
+            "expected one prompt in both: drop or mend the row"
+        )
     p_chosen, weight = (table[name].to_pylist() for name in ("p_chosen", "weight"))
     better, worse = ([turns[-1]["content"] for turns in side] for side in (chosen, rejected))
     return SoftPairs([turns[:-1] for turns in chosen], better, worse, p_chosen, weight)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -269,3 +270,15 @@ def test_the_packaged_model_becomes_a_folder_that_the_reference_is_read_from(
     monkeypatch.setattr(Ensemble, "load", classmethod(lambda cls, folders: Ensemble([Ends()])))
     with pytest.raises(BuiltError):
         align_with_rewards(PROMPTS, "smollm2", [], PolicyConfig(batch_size=2), tmp_path / "out", exploring=SHORT)
+
+
+def test_a_pair_of_answers_to_different_prompts_is_named(tmp_path) -> None:
+    answer = [{"role": "assistant", "content": "Red."}]
+    chosen, rejected = ([prompt + answer for prompt in PROMPTS[:3]] for _ in range(2))
+    pq.write_table(pa.table({"chosen": chosen, "rejected": rejected}), tmp_path / "same.parquet")
+    assert read_soft_pairs(tmp_path / "same.parquet").prompts == PROMPTS[:3]
+    rejected[1] = PROMPTS[3] + answer
+    pq.write_table(pa.table({"chosen": chosen, "rejected": rejected}), tmp_path / "other.parquet")
+    said = r"other.parquet: in row 1 .* chosen answers 'Name colour 1\.' and rejected 'Name colour 3\.'; expected one"
+    with pytest.raises(DataError, match=said):
+        read_soft_pairs(tmp_path / "other.parquet")
