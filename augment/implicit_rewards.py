@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from augment.policies import Ids, chat_tokens, end_tokens, load_policy
+from augment.policies import Ids, chat_tokens, load_policy
 from labeling.errors import DataError
 from labeling.llm import Conversation
 
@@ -54,7 +54,7 @@ def response_log_probs(
 
     Raises DataError naming the first conversation that is too long for the model.
     """
-    asked, written = chat_tokens(policy.tokenizer, prompts, responses, ended, ends=end_tokens(policy))
+    asked, written = chat_tokens(policy.tokenizer, prompts, responses, ended, ends=policy.end_tokens())
     return token_log_probs(policy, asked, written, batch_tokens=batch_tokens)
 
 
@@ -70,7 +70,7 @@ def compared_log_probs(
     one vocabulary (`check_vocabulary`). Raises DataError as `response_log_probs`.
     """
     policy = load_policy(models[0])
-    asked, written = chat_tokens(policy.tokenizer, prompts, responses, ended, ends=end_tokens(policy))
+    asked, written = chat_tokens(policy.tokenizer, prompts, responses, ended, ends=policy.end_tokens())
     found = [token_log_probs(policy, asked, written)]
     del policy  # one model at a time
     return found + [token_log_probs(load_policy(model), asked, written) for model in models[1:]]

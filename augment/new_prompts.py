@@ -78,18 +78,20 @@ def new_prompts(
     how: FewShot = FewShot(),
     keep: PromptFilter = PromptFilter(),
     sampling: Sampling = SAMPLING,
+    avoid: Sequence[Conversation] = (),
     progress: bool = False,
 ) -> NewPrompts:
     """Return up to n new prompts, written by a model that was shown eight of the old ones (Self-Instruct).
 
-    Of a seed only the last user turn is shown. The same seeds, model and settings give the same prompts; to go on
-    after a kill, pass a `CachedEngine`. Fewer than n come with a WeakprefWarning that counts what was left out and why.
+    Of a seed only the last user turn is shown. No new prompt is like a seed, another new one or one to `avoid`. The
+    same seeds, model and settings give the same prompts; to go on after a kill, pass a `CachedEngine`. Fewer than n
+    come with a WeakprefWarning that counts what was left out and why.
 
     Raises DataError for no seeds, n below 1, or settings out of range.
     """
-    seeds = [" ".join(question(prompt).split()) for prompt in seed_prompts]
+    seeds, known = ([" ".join(question(prompt).split()) for prompt in given] for given in (seed_prompts, avoid))
     _check(seeds, n, how, keep)
-    pool, left_out, kept = Pool(keep, seeds), Counter[str](), list[str]()
+    pool, left_out, kept = Pool(keep, [*seeds, *known]), Counter[str](), list[str]()
     rng, n_requests, n_tokens = np.random.default_rng(how.seed), 0, 0
     most = 4 * n + how.batch if how.max_requests is None else how.max_requests
     with progress_bar("New prompts", progress) as watch:

@@ -105,13 +105,6 @@ def chat_tokens(
     return asked, [[*ids, *(end if whole else [])] for ids, whole in zip(texts, ended, strict=True)]
 
 
-def end_tokens(policy: TransformersEngine) -> set[int]:
-    """Return the tokens that a policy stops at: those its generation is configured with, and its tokenizer's."""
-    named = policy.network.generation_config.eos_token_id
-    ends = {*(named if isinstance(named, list) else [named]), policy.tokenizer.eos_token_id}
-    return {end for end in ends if end is not None}
-
-
 def with_template(tokenizer: Any) -> Any:
     """Give a tokenizer without a chat template the plain one, since TRL needs one; return it."""
     tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE

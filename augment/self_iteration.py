@@ -146,7 +146,7 @@ def _write_candidates(
 def _new_prompts(
     folder: Path, run: Path, seeds: Sequence[Conversation], how: SelfReward, load: Load, iteration: int
 ) -> Sequence[Conversation]:
-    """Return prompts written by the model a run started from: a fixed one, as in the paper."""
+    """Return prompts written by the model a run started from: a fixed one, as in the paper; none like earlier ones."""
     path = folder / "prompts.parquet"
     if not path.exists():
         from augment.new_prompts import SAMPLING, FewShot
@@ -154,14 +154,24 @@ def _new_prompts(
         seed = how.seed + 1_000 * iteration
         sampling = replace(SAMPLING, seed=seed)
         with opened(load, run / "iteration-0" / "model") as engine:
-            found = new_prompts(seeds, engine, how.new_prompts, how=FewShot(seed=seed), sampling=sampling)
+            few, avoid = FewShot(seed=seed), _earlier_prompts(run, iteration)
+            found = new_prompts(seeds, engine, how.new_prompts, how=few, sampling=sampling, avoid=avoid)
         if not found.prompts:
             raise DataError(f"iteration {iteration}: no new prompt was fit to use; answer those given (new_prompts=0)")
         write_json(folder / "prompts.json", {"new_prompts": _new_prompt_facts(found)})
         with replacing(path) as part:
             pq.write_table(pa.table({"prompt": pa.array([list(p) for p in found.prompts], MESSAGES)}), part)
-    made: list[Conversation] = pq.read_table(path)["prompt"].to_pylist()
-    return made
+    return _read_prompts(path)
+
+
+def _earlier_prompts(run: Path, iteration: int) -> list[Conversation]:
+    """Return the new prompts of the iterations before."""
+    return [prompt for n in range(1, iteration) for prompt in _read_prompts(run / f"iteration-{n}" / "prompts.parquet")]
+
+
+def _read_prompts(path: Path) -> list[Conversation]:
+    prompts: list[Conversation] = pq.read_table(path)["prompt"].to_pylist()
+    return prompts
 
 
 def _write_scores(folder: Path, run: Path, current: Path, how: SelfReward, load: Load, iteration: int) -> None:

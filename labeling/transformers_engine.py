@@ -141,7 +141,7 @@ class TransformersEngine:
         import torch
 
         ids, mask = self._padded([sample.prompt for sample in samples])
-        ends, stops, live, cache = self._end_tokens(), stop_texts(self.tokenizer, sampling), list(samples), None
+        ends, stops, live, cache = self.end_tokens(), stop_texts(self.tokenizer, sampling), list(samples), None
         with torch.inference_mode():
             while live:
                 log_p, cache = self._step(ids, mask, cache, last_only=True)
@@ -200,7 +200,8 @@ class TransformersEngine:
         mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         return torch.tensor(ids, device=self.network.device), torch.tensor(mask, device=self.network.device)
 
-    def _end_tokens(self) -> set[int]:
+    def end_tokens(self) -> set[int]:
+        """Return the tokens that a sample ends at: those its generation is configured with, and its tokenizer's."""
         named = self.network.generation_config.eos_token_id
         ends = {*(named if isinstance(named, list) else [named]), self.tokenizer.eos_token_id}
         return {end for end in ends if end is not None}

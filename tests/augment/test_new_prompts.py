@@ -64,6 +64,14 @@ def test_new_prompts_differ_from_each_other_and_are_the_same_every_time():
     assert max(scores) < 0.7
 
 
+def test_prompts_to_avoid_are_not_written_again():
+    first = new_prompts(SEEDS, Author(), 4).prompts
+    [turns, *_] = first
+    second = new_prompts(SEEDS, Author(), 4, avoid=[turns])
+    assert turns not in second.prompts
+    assert sum(count for why, count in second.left_out.items() if why.startswith("ROUGE-L"))
+
+
 def test_a_request_shows_six_seeds_and_two_new_prompts_once_there_are_some():
     author = Author()
     found = new_prompts(SEEDS, author, 10, how=FewShot(batch=1))

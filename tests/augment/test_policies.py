@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from augment.implicit_rewards import response_log_probs
-from augment.policies import chat_tokens, end_tokens, load_policy, save_policy, with_template
+from augment.policies import chat_tokens, load_policy, save_policy, with_template
 from labeling.chat_tokens import PLAIN_STOP, end_token, stop_texts
 from labeling.llm import Sampling
 
@@ -24,7 +24,7 @@ def policy(policy_folder):
 
 
 def test_an_answer_ends_with_the_token_that_its_chat_ends_with(policy) -> None:
-    assert end_tokens(policy) == {START, END}
+    assert policy.end_tokens() == {START, END}
     assert end_token(policy.tokenizer, {START, END}) == end_token(policy.tokenizer) == END
     [whole, cut] = chat_tokens(policy.tokenizer, [PROMPT] * 2, ["red"] * 2, [True, False], ends={START, END})[1]
     assert whole == [*cut, END]

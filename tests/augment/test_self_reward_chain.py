@@ -105,6 +105,19 @@ def test_new_prompts_come_from_the_starting_model_others_each_time_and_what_was_
         assert row["new_prompts"]["left_out"] == {"enough were found before": 31}
 
 
+def test_new_prompts_are_none_of_an_earlier_iteration(chain, tmp_path) -> None:
+    class Repeats(Model):
+        def complete(self, kind, prompt, i, sampling):
+            found = super().complete(kind, prompt, i, sampling)
+            return replace(found, text=f"Task 1: Name seven long rivers.\n{found.text}") if kind == "prompts" else found
+
+    chain(replace(HOW, new_prompts=1), Repeats)
+    found = [tmp_path / "run" / f"iteration-{n}" / "prompts.parquet" for n in (1, 2)]
+    [[[first]], [[second]]] = [pq.read_table(path)["prompt"].to_pylist() for path in found]
+    assert first["content"] == "Name seven long rivers."
+    assert second["content"].startswith("a2005")
+
+
 def test_what_a_killed_run_had_half_written_is_deleted(chain, tmp_path) -> None:
     (tmp_path / "run" / "iteration-0" / ".model.9.part").mkdir(parents=True)
     (tmp_path / "run" / ".ledger.jsonl.9.part").touch()
