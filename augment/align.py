@@ -225,7 +225,7 @@ def _record(
     if method not in get_args(Method):
         raise DataError(f"method is {method!r}; expected one of {', '.join(get_args(Method))}")
     counts = {"steps": done.steps, "used": done.n_pairs, "too_long": done.n_too_long}
-    counts |= {} if method == "dpo" else {"left_over": done.n_left_over}
+    counts |= {"shortened": done.n_shortened} if method == "dpo" else {"left_over": done.n_left_over}
     record = manifest(f"align {method}", inputs=inputs, seed=config.seed, counts=counts)
     outputs = {file.name: sha256(file) for file in sorted(part.glob("*.safetensors"))}
     write_json(part / "train_log.json", list(done.log))

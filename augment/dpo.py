@@ -116,6 +116,8 @@ class Trained:
     """Left out: their prompt alone fills `max_length`."""
     log: Sequence[Mapping[str, float]]
     """TRL's figures, one entry a logged step."""
+    n_shortened: int = 0
+    """DPO: responses that lost their end, for with their prompt they are longer than `max_length`."""
     n_left_over: int = 0
     """GRPO, RLOO: prompts an epoch leaves out, others each time, since they fill no whole step."""
 
@@ -127,7 +129,8 @@ class Trained:
     def facts(self) -> dict[str, Any]:
         """Return counts, and the first and last logged figures: what a ledger says of it."""
         ends = {"first": self.log[0], "last": self.log[-1]} if self.log else {}
-        return {"steps": self.steps, "n_trained": self.n_pairs, "n_too_long": self.n_too_long, "training": ends}
+        counts = {"n_trained": self.n_pairs, "n_too_long": self.n_too_long, "n_shortened": self.n_shortened}
+        return {"steps": self.steps, **counts, "training": ends}
 
 
 Note = Callable[[Trained, Path], None]
@@ -152,7 +155,7 @@ def train_dpo(
     from trl import DPOConfig
 
     policy = load_policy(start, dtype=config.weights, device="cpu")  # the Trainer knows which GPU is this process's
-    dataset, n_too_long = token_pairs(policy.tokenizer, pairs, config.max_length)
+    dataset, counts = token_pairs(policy.tokenizer, pairs, config.max_length)
     reference = None if config.lora_rank else load_policy(start, dtype=config.weights, device="cpu").network
     with tempfile.TemporaryDirectory() as scratch, quiet_trl(), seeded(config.seed):
         trainer = soft_dpo_trainer()(
@@ -164,12 +167,11 @@ def train_dpo(
             peft_config=lora(config),
         )
         run(trainer)
-    counts = {"n_pairs": len(dataset), "n_too_long": n_too_long}
     return finish(trainer, start, policy.tokenizer, Path(out), counts, note)
 
 
-def token_pairs(tokenizer: Any, pairs: SoftPairs, max_length: int) -> tuple[Dataset, int]:
-    """Return pairs as the token ids the policy itself would write, and how many were left out as too long."""
+def token_pairs(tokenizer: Any, pairs: SoftPairs, max_length: int) -> tuple[Dataset, dict[str, int]]:
+    """Return pairs as the token ids the policy itself would write, and the counts of `Trained` that say what fits."""
     from datasets import Dataset
 
     asked, chosen = chat_tokens(tokenizer, pairs.prompts, pairs.chosen, pairs.chosen_ended)
@@ -185,6 +187,13 @@ def token_pairs(tokenizer: Any, pairs: SoftPairs, max_length: int) -> tuple[Data
     if n_too_long:
         text = f"{n_too_long} of {len(pairs)} pairs left out: their prompts fill max_length, {max_length} tokens"
         warnings.warn(text, WeakprefWarning, stacklevel=3)
+    n_shortened = sum(len(asked[i]) + len(side[i]) > max_length for i in used for side in (chosen, rejected))
+    if n_shortened:
+        text = (
+            f"{n_shortened} of {2 * len(used)} responses lose their end: with their prompts they are longer than "
+            f"max_length, {max_length} tokens; raise max_length"
+        )
+        warnings.warn(text, WeakprefWarning, stacklevel=3)
     columns = {
         "prompt_ids": [asked[i] for i in used],
         "chosen_ids": [chosen[i] for i in used],
@@ -192,7 +201,8 @@ def token_pairs(tokenizer: Any, pairs: SoftPairs, max_length: int) -> tuple[Data
         "p_chosen": [float(pairs.p_chosen[i]) for i in used],
         "weight": (weight[used] / weight[used].mean()).tolist(),
     }
-    return Dataset.from_dict(columns), n_too_long
+    counts = {"n_pairs": len(used), "n_too_long": n_too_long, "n_shortened": n_shortened}
+    return Dataset.from_dict(columns), counts
 
 
 def arguments(config: PolicyConfig, scratch: str) -> dict[str, Any]:

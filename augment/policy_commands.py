@@ -240,5 +240,6 @@ def on_this_machine(model: ModelOptions) -> ModelOptions:
 def _trained(done: Trained, what: str) -> str:
     last = ", ".join(f"{name} {done.last[name]:.3f}" for name in ("loss", "reward", "kl") if name in done.last)
     left = f", {done.n_too_long} too long" if done.n_too_long else ""
+    left += f", {done.n_shortened} responses shortened" if done.n_shortened else ""
     left += f", {done.n_left_over} left over an epoch" if done.n_left_over else ""
     return f"{done.folder}: {done.steps} steps on {done.n_pairs:,} {what}{left}; last step: {last}"

@@ -92,10 +92,23 @@ def test_pairs_that_do_not_fit_are_counted_and_none_at_all_is_an_error(policy_fo
     prompts = [[{"role": "user", "content": "long " * 30}], PROMPTS[0]]
     pairs = SoftPairs(prompts, CHOSEN[:2], REJECTED[:2], [1.0, 1.0])
     with pytest.warns(WeakprefWarning, match="1 of 2 pairs left out"):
-        dataset, n_too_long = token_pairs(tokenizer, pairs, 100)
-    assert (len(dataset), n_too_long) == (1, 1)
+        dataset, counts = token_pairs(tokenizer, pairs, 100)
+    assert len(dataset) == 1
+    assert counts == {"n_pairs": 1, "n_too_long": 1, "n_shortened": 0}
     with pytest.raises(DataError, match="none of 2 pairs can be trained on"):
         token_pairs(tokenizer, pairs, 8)
+
+
+def test_responses_that_lose_their_end_are_counted(policy_folder) -> None:
+    tokenizer = load_policy(policy_folder).tokenizer
+    pairs = SoftPairs(PROMPTS[:2], ["long " * 9, "short"], ["no", "longer" * 9], [1.0, 1.0])
+    dataset, counts = token_pairs(tokenizer, pairs, 512)
+    assert counts == {"n_pairs": 2, "n_too_long": 0, "n_shortened": 0}
+    longest = max(len(row["prompt_ids"]) + len(row["chosen_ids"]) for row in dataset)  # it just fits
+    with pytest.warns(WeakprefWarning, match=r"1 of 4 responses lose their end: .* raise max_length"):
+        assert token_pairs(tokenizer, pairs, longest)[1]["n_shortened"] == 1
+    with pytest.warns(WeakprefWarning, match="2 of 4 responses lose their end"):
+        assert token_pairs(tokenizer, pairs, longest - 1)[1]["n_shortened"] == 2
 
 
 def test_the_learning_rate_falls_linearly_to_0_or_to_the_final_one(policy_folder, tmp_path) -> None:
