@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         ("n", pa.int32()),
     ]
 )
-"""The best candidate of a prompt, its reward, the mean reward of all n that were usable, and n."""
+"""The best candidate of a prompt, its reward, the mean reward of those that are usable of all n there were, and n."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ class BestOfN:
     """Prompts without a usable candidate; they are not in the table."""
 
     def curve(self) -> list[dict[str, float]]:
-        """Return, for k = 1 up to the fewest usable candidates of a prompt, the best of k: its mean reward and its KL.
+        """Return, for k = 1 up to the fewest candidates of a prompt, the mean reward of the best of k and its KL.
 
-        The reward is the expectation over all choices of k of the candidates there are. The KL to the policy that drew
-        them, in nats, is at most log k - (k - 1) / k (arXiv 2112.09332).
+        The reward is the expectation over all choices of k of the usable candidates, or of all where there are fewer.
+        The KL to the policy that drew them, in nats, is at most log k - (k - 1) / k (arXiv 2112.09332).
         """
-        most = min(map(len, self.rewards))
+        most = min(self.table["n"].to_pylist())
         return [
             {
                 "k": k,
-                "reward": float(np.mean([expected_best(rewards, k) for rewards in self.rewards])),
+                "reward": float(np.mean([expected_best(rewards, min(k, len(rewards))) for rewards in self.rewards])),
                 "kl_at_most": math.log(k) - (k - 1) / k,
             }
             for k in range(1, most + 1)
@@ -102,7 +102,7 @@ def best_of_n(candidates: pa.Table, ensemble: Ensemble, n: int | None = None) ->
         best = max(members, key=lambda row: reward[row])
         mean = float(np.mean([reward[row] for row in members]))
         found_best = {"prompt": prompts[best], "prompt_id": name, "response": texts[best], "sample": samples[best]}
-        figures = {"model": models[best], "reward": reward[best], "reward_mean": mean, "n": len(members)}
+        figures = {"model": models[best], "reward": reward[best], "reward_mean": mean, "n": len(first[name])}
         rows.append(found_best | figures)
     rewards = [np.array([reward[row] for row in members]) for members in chosen.values()]
     n_unusable = sum(map(len, first.values())) - len(used)

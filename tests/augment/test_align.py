@@ -96,9 +96,10 @@ class Shorter:
 def test_an_unusable_candidate_never_wins_and_is_counted() -> None:
     made = best_of_n(candidates(["aa", "", "a\0", " \n", None, "aaa"]), Ensemble([Shorter()]))
     assert made.table["response"].to_pylist() == ["aa", "aa"]
-    assert made.table["n"].to_pylist() == [2, 2]
+    assert made.table["n"].to_pylist() == [6, 6]
+    assert made.table["reward_mean"].to_pylist() == [-2.5, -2.5]
     assert (made.n_unusable, made.n_left_out) == (8, 0)
-    assert [point["reward"] for point in made.curve()] == pytest.approx([-2.5, -2])
+    assert [point["reward"] for point in made.curve()] == pytest.approx([-2.5, -2, -2, -2, -2, -2])
 
 
 def test_a_prompt_without_a_usable_candidate_is_left_out_and_counted() -> None:
