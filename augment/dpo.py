@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -155,7 +155,7 @@ def train_dpo(
     from trl import DPOConfig
 
     policy = load_policy(start, dtype=config.weights, device="cpu")  # the Trainer knows which GPU is this process's
-    dataset, counts = token_pairs(policy.tokenizer, pairs, config.max_length)
+    dataset, counts = token_pairs(policy.tokenizer, pairs, config.max_length, policy.end_tokens())
     reference = None if config.lora_rank else load_policy(start, dtype=config.weights, device="cpu").network
     with tempfile.TemporaryDirectory() as scratch, quiet_trl(), seeded(config.seed):
         trainer = soft_dpo_trainer()(
@@ -170,12 +170,17 @@ def train_dpo(
     return finish(trainer, start, policy.tokenizer, Path(out), counts, note)
 
 
-def token_pairs(tokenizer: Any, pairs: SoftPairs, max_length: int) -> tuple[Dataset, dict[str, int]]:
-    """Return pairs as the token ids the policy itself would write, and the counts of `Trained` that say what fits."""
+def token_pairs(
+    tokenizer: Any, pairs: SoftPairs, max_length: int, ends: Collection[int] | None = None
+) -> tuple[Dataset, dict[str, int]]:
+    """Return pairs as the token ids the policy itself would write, and the counts of `Trained` that say what fits.
+
+    `ends` are the tokens that its generation stops at, as in `chat_tokens`.
+    """
     from datasets import Dataset
 
-    asked, chosen = chat_tokens(tokenizer, pairs.prompts, pairs.chosen, pairs.chosen_ended)
-    _, rejected = chat_tokens(tokenizer, pairs.prompts, pairs.rejected, pairs.rejected_ended)
+    asked, chosen = chat_tokens(tokenizer, pairs.prompts, pairs.chosen, pairs.chosen_ended, ends=ends)
+    _, rejected = chat_tokens(tokenizer, pairs.prompts, pairs.rejected, pairs.rejected_ended, ends=ends)
     weight = np.ones(len(pairs)) if pairs.weight is None else np.asarray(pairs.weight, dtype=np.float64)
     used = [i for i, prompt in enumerate(asked) if len(prompt) < max_length and weight[i] > 0]
     n_too_long = sum(len(prompt) >= max_length for prompt in asked)

@@ -139,7 +139,7 @@ def self_reward(
         drop_parts(place)
     if not start.is_dir():
         say(f"{model} -> {start}")
-        save_as_folder(model, start, how.training.weights)
+        save_as_folder(model, start, "float32")  # adapters are merged into it, whatever it trains in
     ledger, load = [], one_engine(folder, load or load_policy)
     for iteration in range(1, how.iterations + 1):
         ledger.append(run_iteration(folder, iteration, prompts, gold, how, load, say))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from augment.dpo import PolicyConfig, SoftPairs, token_pairs, train_dpo
 from augment.implicit_rewards import response_log_probs
 from augment.policies import chat_tokens, load_policy, save_policy, with_template
 from labeling.chat_tokens import PLAIN_STOP, end_token, stop_texts
@@ -46,6 +47,17 @@ def test_an_end_that_generation_runs_past_is_none(policy) -> None:
     assert end_token(policy.tokenizer, {START, END}) == START
     policy.tokenizer.chat_template = policy.tokenizer.eos_token = None
     assert end_token(policy.tokenizer) is None
+
+
+def test_dpo_ends_an_answer_where_generation_stops(policy, policy_folder, tmp_path, monkeypatch) -> None:
+    pairs = SoftPairs([PROMPT], ["red"], ["blue"], [1.0])
+    [row] = token_pairs(policy.tokenizer, pairs, 512, {START})[0]
+    assert [row["chosen_ids"][-1], row["rejected_ids"][-1]] == [START, START]
+    policy.network.generation_config.eos_token_id = START
+    monkeypatch.setattr("augment.dpo.load_policy", lambda *_, **__: policy)
+    monkeypatch.setattr("augment.dpo.token_pairs", lambda *given: pytest.fail(f"ends {given[-1]}"))
+    with pytest.raises(pytest.fail.Exception, match=f"ends {{{START}}}"):
+        train_dpo(policy_folder, pairs, PolicyConfig(), tmp_path / "out")
 
 
 def test_special_tokens_written_in_an_answer_are_text(policy) -> None:
