@@ -57,7 +57,7 @@ def test_dpo_ends_an_answer_where_generation_stops(policy, policy_folder, tmp_pa
     monkeypatch.setattr("augment.dpo.load_policy", lambda *_, **__: policy)
     asked = []
     monkeypatch.setattr("augment.dpo.token_pairs", lambda *given: asked.append(given) or token_pairs(*given))
-    train_dpo(policy_folder, pairs, PolicyConfig(max_steps=1), tmp_path / "out")
+    train_dpo(policy_folder, pairs, PolicyConfig(max_steps=1, lora_rank=1), tmp_path / "out")
     assert asked[0][-1] == {START}
 
 
