@@ -5,7 +5,7 @@ python benchmarks/evolve_tables.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,17 @@ def table(known: dict[str, Any], data: str) -> str:
         return "(not measured yet)"
     head = " | ".join(f"{label(gold)} | gain, points [95 % over seeds]" for gold in golds)
     lines = [f"| {data}: accuracy / log-loss / ECE (seeds) | {head} |", "|---" * (2 * len(golds) + 1) + "|"]
-    lines += [f"| {arm} | " + " | ".join(_cells(known, data, gold, arm) for gold in golds) + " |" for arm in ARMS]
+    lines += _rows(ARMS, lambda arm: [_cells(known, data, gold, arm) for gold in golds])
     if CLAIM[0] in golds:
         cells = [" | ".join(CLAIM[1:]) if gold == CLAIM[0] else "- | -" for gold in golds]
         lines.append(f"| *claimed for SER (other sets)* | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _rows(arms: Sequence[str], cells: Callable[[str], list[str]]) -> list[str]:
+    """Return a row an arm; those measured nowhere are left out."""
+    made = {arm: cells(arm) for arm in arms}
+    return [f"| {arm} | {' | '.join(row)} |" for arm, row in made.items() if set("".join(row)) - set("-| ")]
 
 
 def label(gold: float) -> str:
@@ -85,7 +91,7 @@ def against(known: dict[str, Any], data: str) -> str:
     ]
     lines += ["|---" * (len(golds) + 1) + "|"]
     others = [arm for arm in ARMS if arm not in ("ser+ws", "oracle")]
-    lines += [f"| {arm} | " + " | ".join(_lead(known, data, gold, arm) for gold in golds) + " |" for arm in others]
+    lines += _rows(others, lambda arm: [_lead(known, data, gold, arm) for gold in golds])
     lines += ["| gold only, of the gap between full and gold only | "]
     lines[-1] += " | ".join(_closed(known, data, gold) for gold in golds) + " |"
     return "\n".join(lines)
