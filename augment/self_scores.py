@@ -77,9 +77,8 @@ def rankings(table: pa.Table, rewards: FloatArray) -> list[Rewards]:
     prompts, texts = map(prompt_id, table["prompt"].to_pylist()), table["response"].to_pylist()
     known = np.asarray(np.isfinite(rewards).all(axis=0))
     first = {key: row for row, key in enumerate(zip(prompts, texts, strict=True)) if known[row]}
-    number = {
-        text: i for i, text in enumerate(dict.fromkeys(texts))
-    }  # texts in an array are all as wide as the longest
+    # Numbers in place of the texts, which in an array would all be as wide as the longest.
+    number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     names = np.array([prompt for prompt, _ in first], dtype=np.str_)
     responses = np.array([number[text] for _, text in first], dtype=np.int64)
     return [Rewards(names, responses, values[list(first.values())]) for values in rewards]
