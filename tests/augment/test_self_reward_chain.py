@@ -75,6 +75,15 @@ def chain(tmp_path, monkeypatch):
     return run
 
 
+def test_a_run_starts_from_float32_whatever_its_weights_are_kept_in(policy_folder, tmp_path, monkeypatch) -> None:
+    saved = []
+    monkeypatch.setattr("augment.self_reward.save_as_folder", lambda *given: saved.append(given))
+    monkeypatch.setattr("augment.self_iteration.run_iteration", lambda *given: {})
+    how = replace(HOW, iterations=1, training=PolicyConfig(weights="bfloat16", lora_rank=2))
+    self_reward(PROMPTS, str(policy_folder), how, tmp_path / "run")
+    assert [dtype for *_, dtype in saved] == ["float32"]
+
+
 def test_each_iteration_is_written_graded_and_trained_by_the_model_of_the_one_before(chain, tmp_path) -> None:
     _, asked, started, configs = chain(HOW)
     assert [config.seed for config in configs] == [6, 7]
