@@ -77,17 +77,22 @@ def alarms(now: Watched | None, before: Watched | None, iteration: int) -> list[
     return [CALIBRATION_WORSENED]
 
 
-def label_figures(labels: SelfLabels, pool: BoolArray, hidden: FloatArray) -> dict[str, Figure]:
+def label_figures(labels: SelfLabels, pool: BoolArray, hidden: FloatArray, longer: FloatArray) -> dict[str, Figure]:
     """Return how right the labels are: of the pool's pairs (mask, (n,)) whose true label `hidden` (n,) is known.
 
-    label_* are of all of them, trained_* of those trained on; None without hidden labels.
+    label_* are of all of them, trained_* of those trained on; None without hidden labels. length_bias is of those
+    trained on that differ in length (`longer` (n,), characters of A less those of B): the share of labels that prefer
+    the longer response, less that of the true labels of the same pairs.
     """
     figures: dict[str, Figure] = {}
     for name, rows, p in (("label", pool, labels.p_a), ("trained", pool & labels.trained, labels.target)):
         known = rows & ~np.isnan(hidden) & ~np.isnan(p)
         for metric, measure in (("accuracy", accuracy), ("log_loss", log_loss), ("ece", ece)):
             figures[f"{name}_{metric}"] = _number(measure(p[known], hidden[known])) if known.any() else None
-    return figures
+    decided = pool & labels.trained & ~np.isnan(labels.target) & (labels.target != 0.5) & (hidden != 0.5)
+    decided &= ~np.isnan(hidden)
+    share = _longer_share(labels.target, longer, decided) - _longer_share(hidden, longer, decided)
+    return figures | {"length_bias": _number(share)}
 
 
 def drift_figures(

@@ -172,7 +172,7 @@ class Round:
         gold, groups = np.where(ground.seed, ground.pairs.gold, np.nan), ground.pairs.groups
         before = self.history[-1] if self.history else None
         row |= {"status": labels.status or None, "facts": dict(labels.facts)}
-        row |= label_figures(labels, ground.pool, ground.hidden)
+        row |= label_figures(labels, ground.pool, ground.hidden, ground.longer)
         row |= drift_figures(labels, before, ground.pool, gold, ground.longer)
         if self.rule.folds:
             calibration = labels.facts.get("calibration")

@@ -88,8 +88,8 @@ LOOPS: dict[str, dict[str, Any]] = {
     "ser+ws, seed votes": {"method": "ser+ws", "iterations": 2, "folds": 2, "seed_votes": True},
 }
 LABEL_FIGURES = (
-    "label_accuracy", "label_ece", "trained_accuracy", "kept_share", "length_drift", "reward_length_correlation",
-    "consistency_rate", "alarms",
+    "label_accuracy", "label_ece", "trained_accuracy", "kept_share", "length_drift", "length_bias",
+    "reward_length_correlation", "consistency_rate", "alarms",
 )  # fmt: skip
 
 

@@ -52,11 +52,11 @@ def test_figures_are_of_the_pool_and_of_what_is_trained_on_against_hidden_labels
     p_a = np.array([0.9, 0.8, 0.3, 0.6])
     found = label_figures(
         labels(p_a, np.array([False, True, True, False])), np.array([False, True, True, True]),
-        np.array([0.0, 1.0, 1.0, 1.0]),
+        np.array([0.0, 1.0, 1.0, 1.0]), np.ones(4),
     )  # fmt: skip
     assert found["label_accuracy"] == pytest.approx(2 / 3)
     assert found["trained_accuracy"] == 0.5
-    unknown = label_figures(labels(p_a, np.ones(4, bool)), np.ones(4, bool), np.full(4, np.nan))
+    unknown = label_figures(labels(p_a, np.ones(4, bool)), np.ones(4, bool), np.full(4, np.nan), np.ones(4))
     assert set(unknown.values()) == {None}
 
 
@@ -70,6 +70,17 @@ def test_length_drift_is_measured_against_the_seeds_own_labels():
     margin = np.log(p_a / (1 - p_a))[pool]
     assert found["reward_length_correlation"] == pytest.approx(np.corrcoef(margin, longer[pool])[0, 1])
     assert (found["kept"], found["kept_share"], found["consistency_rate"]) == (4, 1.0, None)
+
+
+def test_length_bias_is_measured_against_the_true_labels_of_the_same_pairs():
+    longer = np.array([5.0, -5.0, 10.0, 20.0, -3.0, 0.0, 4.0, 4.0])
+    p_a = np.array([0.1, 0.9, 0.9, 0.8, 0.2, 0.9, 0.9, 0.9])  # the longer one wins but for the seed
+    hidden = np.array([0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.5, np.nan])  # on three that are known it wins twice
+    pool = np.array([False, False, True, True, True, True, True, True])
+    assert label_figures(labels(p_a, pool), pool, hidden, longer)["length_bias"] == pytest.approx(1 / 3)
+    assert label_figures(labels(p_a, pool), pool, hidden, -longer)["length_bias"] == pytest.approx(-1 / 3)
+    few = pool & (np.arange(8) == 3)
+    assert label_figures(labels(p_a, few), pool, hidden, longer)["length_bias"] == 1.0  # of what is trained on
 
 
 def test_the_consistency_rate_is_the_share_of_the_pool_that_kept_its_preference():
