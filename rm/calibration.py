@@ -16,7 +16,7 @@ from labeling.files import replacing, write_json
 from labeling.folds import group_folds
 from labeling.pairs import Pairs, prompt_id
 from rm.card import CARD, write_card
-from rm.evaluation import CALIBRATION_PROMPTS, check_unseen, with_gold
+from rm.evaluation import CALIBRATION_PROMPTS, check_unseen, warn_of_stopping, with_gold
 from rm.model import score
 from rm.provenance import MANIFEST
 from rm.temperature import KEY, probability, sigmoid, temperature_of
@@ -47,14 +47,16 @@ def calibrate(model: str | Path, pairs: Pairs, *, seed: int = 0) -> TemperatureF
 
     Weights and raw rewards stay as they are, and so does every other entry of the config, so that other libraries load
     and score the model as before; `rm.evaluate`, `rm.RewardVoter` and `rm.Ensemble` read the temperature. A centre is
-    not fitted: it cancels in every margin. Raises DataError where `model` is no directory, GroupLeakError where the
-    model was trained on a pair's prompt, GoldError where there is no gold or the rewards do not tell it.
+    not fitted: it cancels in every margin. Warns of prompts by which training was stopped. Raises DataError where
+    `model` is no directory, GroupLeakError where the model was trained on a pair's prompt, GoldError where there is no
+    gold or the rewards do not tell it.
     """
     folder = Path(model)
     if not (folder / "config.json").is_file():
         raise DataError(f"{model} is no directory with a config.json; download the reward model first to calibrate it")
     known = with_gold(pairs)
     check_unseen(model, known, "calibrate on")
+    warn_of_stopping(model, known, "the temperature comes out a little too small; calibrate on other prompts")
     found = fit_temperature(score(model, known), known, seed)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config[KEY] = {"temperature": found.temperature, "gold": asdict(found.before) | {"n_groups": found.n_groups}}

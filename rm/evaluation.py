@@ -151,19 +151,24 @@ def hashes(record: Path) -> set[str]:
 
 def warn_of_use(model: str | Path, pairs: Pairs) -> None:
     """Warn where prompts of the pairs decided when to stop training the model in this directory, or its temperature."""
-    if n := _n_used(Path(model) / STOPPING_PROMPTS, pairs):
-        warnings.warn(
-            f"the prompts of {n:,} of these {len(pairs):,} pairs decided when the training of {model} stopped (they "
-            f"stand in {STOPPING_PROMPTS}): all figures come out a little too good; evaluate on other prompts",
-            WeakprefWarning,
-            stacklevel=3,
-        )
+    warn_of_stopping(model, pairs, "all figures come out a little too good; evaluate on other prompts", 4)
     if n := _n_used(Path(model) / CALIBRATION_PROMPTS, pairs):
         warnings.warn(
             f"the temperature of {model} was fitted on the prompts of {n:,} of these {len(pairs):,} pairs: log-loss, "
             "Brier and ECE come out a little too good; evaluate on other prompts than `weakpref calibrate` was given",
             WeakprefWarning,
             stacklevel=3,
+        )
+
+
+def warn_of_stopping(model: str | Path, pairs: Pairs, consequence: str, stacklevel: int = 3) -> None:
+    """Warn where prompts of the pairs decided when to stop training the model in this directory."""
+    if n := _n_used(Path(model) / STOPPING_PROMPTS, pairs):
+        warnings.warn(
+            f"the prompts of {n:,} of these {len(pairs):,} pairs decided when the training of {model} stopped (they "
+            f"stand in {STOPPING_PROMPTS}): {consequence}",
+            WeakprefWarning,
+            stacklevel=stacklevel,
         )
 
 

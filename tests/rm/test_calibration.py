@@ -16,7 +16,7 @@ from labeling.metrics import log_loss
 from labeling.pairs import Pairs, prompt_id
 from rm import calibrate, compare, evaluate, posterior, score
 from rm.calibration import fit_temperature, likeliest_temperature
-from rm.handoff import TRAIN_PROMPTS, save
+from rm.handoff import STOPPING_PROMPTS, TRAIN_PROMPTS, save
 from rm.model import RewardModel, load_base
 from rm.temperature import probability, settings_of, sigmoid, temperature_of
 
@@ -134,6 +134,13 @@ def test_prompts_that_were_trained_on_calibrate_nothing(folder: Path, pairs: Pai
     with pytest.raises(GroupLeakError, match="1 of the prompts to calibrate on were trained on"):
         calibrate(folder, pairs)
     assert temperature_of(folder) == 1.0
+
+
+def test_prompts_by_which_training_was_stopped_are_warned_of(folder: Path, pairs: Pairs) -> None:
+    (folder / STOPPING_PROMPTS).write_text(prompt_id(pairs.table["prompt"][3].as_py()) + "\n")
+    with pytest.warns(WeakprefWarning, match=r"1 of these 40 pairs decided when .* the temperature .* small"):
+        calibrate(folder, pairs)
+    assert temperature_of(folder) != 1.0
 
 
 def test_only_a_directory_can_be_calibrated(pairs: Pairs) -> None:
