@@ -21,7 +21,8 @@ oracle          the pairs that reward model trained on, with their true labels
 random          the same pairs, each label a coin flip
 full            all labels of the pool, 60 steps: 960 of them are seen
 full, long      the same for as many steps as equal steps: 3,840 are
-always longer   no reward model: the longer response, as sure as it is right on the visible labels
+label model     no reward model: LabelModel of the heuristics, fitted on the pool, asked of the test pairs
+always longer   nor here: the longer response, as sure as it is right on the visible labels
 majority vote   nor here: what most of the heuristics say
 
 Two runs can share the work, each with seeds or numbers of labels of its own; `--arms` measures some arms only. Under
@@ -56,7 +57,7 @@ from augment.evolve_training import export_seed, held_out_figures, train
 from augment.export import ExportOptions, export
 from augment.report import longer_row, measured
 from augment.self_labels import read_self_labels
-from labeling import MajorityVote, apply, heuristics, read_pairs, split_by_group
+from labeling import LabelModel, MajorityVote, apply, heuristics, read_pairs, split_by_group
 from labeling.errors import WeakprefWarning
 from labeling.files import write_json
 from labeling.pairs import Pairs
@@ -73,7 +74,7 @@ SMOLLM2 = "_smollm2"
 GOLD = (150, 50, 450, 0.15)
 ARMS = (
     "gold only", "equal steps", "SER, paper", "SER, as released", "weak only", "weak only, long", "ser+ws",
-    "ser+ws, seed votes", "oracle", "random", "full", "full, long", "always longer", "majority vote",
+    "ser+ws, seed votes", "oracle", "random", "full", "full, long", "label model", "always longer", "majority vote",
 )  # fmt: skip
 STEPS = 60
 """Optimizer steps of every training but those of equal steps."""
@@ -136,7 +137,7 @@ class Cell:
                 self.note(arm, self.measure(arm))
 
     def measure(self, arm: str) -> dict[str, Any]:
-        if arm in ("always longer", "majority vote"):
+        if arm in ("label model", "always longer", "majority vote"):
             return self.no_model(arm)
         if arm == BASE:
             return self.figures(held_out_figures([self.first / "rm"], self.test))
@@ -207,10 +208,13 @@ class Cell:
         return self.figures(held_out_figures([home / "rm"], self.test)) | {"steps": config.max_steps}
 
     def no_model(self, arm: str) -> dict[str, Any]:
-        if arm == "majority vote":
-            found = measured(arm, MajorityVote().posterior(apply(heuristics(), self.test)), self.test)
+        known = lay_out(self.pairs, replace(self.options, method="ser"), None, None).pairs
+        if arm == "always longer":
+            found = longer_row(known, self.test)
         else:
-            found = longer_row(lay_out(self.pairs, replace(self.options, method="ser"), None, None).pairs, self.test)
+            voters = heuristics()
+            model = MajorityVote() if arm == "majority vote" else LabelModel().fit(apply(voters, known), known.gold)
+            found = measured(arm, model.posterior(apply(voters, self.test)), self.test)
         return {name: getattr(found, name) for name in ("n", "accuracy", "log_loss", "ece")}
 
     def full(self, arm: str) -> dict[str, Any]:
