@@ -132,7 +132,8 @@ def plan(
     ground = lay_out(pairs, options, (), votes)
     counts = {name: int(getattr(ground, name).sum()) for name in ("seed", "watched", "pool")}
     c = options.config
-    most = c.max_steps or math.ceil(c.epochs * (counts["seed"] + counts["pool"]) / options.pairs_a_step)
+    an_epoch = math.ceil((counts["seed"] + counts["pool"]) / options.pairs_a_step)
+    most = c.max_steps or math.ceil(c.epochs * an_epoch)
     words = tuple(_in_words(options, n) for n in range(options.iterations + 1))
     trainings = _trainings(options)
     steps = (trainings + _beyond_one(options)) * most

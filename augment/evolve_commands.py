@@ -13,7 +13,7 @@ from rich.console import Console
 from augment import commands
 from augment.evolve import Evolved, Plan, plan
 from augment.evolve import evolve as run
-from augment.evolve_options import CONTROLS, METHODS, EvolveOptions
+from augment.evolve_options import CONTROLS, LOSSES, METHODS, EvolveOptions
 from augment.learning_status import FORMS, Thresholds
 from augment.reward_anchor import ANCHORS
 from augment.rm_ensemble import SOFT_LABELS
@@ -24,7 +24,7 @@ from rm.config import MINILM, RewardConfig
 from rm.options import expanded
 
 OWNERS = {
-    "preset": "ser", "anchor": "ser", "thresholds": "ser",
+    "preset": "ser", "anchor": "ser", "thresholds": "ser", "loss": "ser",
     "folds": "ser+ws", "seed_votes": "ser+ws", "lfs": "ser+ws", "votes": "ser+ws",
     "members": "ensemble", "soft_label": "ensemble",
 }  # fmt: skip
@@ -55,6 +55,7 @@ def evolve(
     tau_low: Annotated[float, typer.Option(help="SER: a response is bad below it.")] = 0.45,
     tau_delta: Annotated[float, typer.Option(help="SER: least difference of pairs that differ much.")] = 0.3,
     enough: Annotated[float, typer.Option(help="SER: fewest pairs for a status; below 1: a share of the pool.")] = 600,
+    loss: Annotated[str, typer.Option(help=_help("loss"))] = "preset",
     folds: Annotated[int, typer.Option(help=_help("folds"))] = 3,
     seed_votes: Annotated[bool, typer.Option("--seed-votes", help=_help("seed_votes"))] = False,
     members: Annotated[int, typer.Option(help=_help("members"))] = 3,
@@ -78,6 +79,7 @@ def evolve(
         iterations=iterations,
         anchor=one_of("anchor", anchor, ANCHORS),
         thresholds=Thresholds(tau_high, tau_low, tau_delta, enough),
+        loss=one_of("loss", loss, LOSSES),
         folds=folds,
         seed_votes=seed_votes,
         members=members,
@@ -113,6 +115,8 @@ def _refuse_others(options: EvolveOptions, lfs: Path | None, votes: Path | None)
     given += [name for name, path in (("lfs", lfs), ("votes", votes)) if path is not None]
     if options.method == "ser+ws" and options.watch_share != plain.watch_share:
         raise DataError("--watch-share is an option of --method ser and ensemble: ser+ws cross-fits; leave it out")
+    if options.preset == "as_released" and options.thresholds.enough != plain.thresholds.enough:
+        raise DataError("--enough is an option of --preset paper: as released, one pair is enough; leave it out")
     for name in given:
         if OWNERS[name] != options.method:
             flag = "--tau-high, --tau-low, --tau-delta or --enough" if name == "thresholds" else f"--{name}"

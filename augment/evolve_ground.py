@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -11,9 +12,10 @@ import numpy.typing as npt
 
 from augment.evolve_method import Ground
 from augment.evolve_options import EvolveOptions
+from augment.export import check_answerable
 from augment.ser_ws import RM, SEED_RM
 from labeling import apply, gold_sample, heuristics, split_by_group
-from labeling.errors import DataError, GoldError, VotesError
+from labeling.errors import DataError, GoldError, VotesError, WeakprefWarning
 from labeling.heuristics import Heuristic
 from labeling.pairs import Pairs
 from labeling.votes import VoteMatrix
@@ -26,9 +28,11 @@ def lay_out(pairs: Pairs, options: EvolveOptions, voters: Iterable[Any] | None, 
 
     Only ser+ws lets `voters` vote (None: the built-in heuristics, but those among `votes`) and takes `votes` of the
     same pairs, in any order. Raises GoldError without a visible label that is no tie, for ser+ws without one for A and
-    one for B, DataError without a pair to label, for repeated pairs, and where ser+ws has one group only, VotesError
-    for pairs without votes.
+    one for B, DataError without a pair to label, for repeated pairs, where ser+ws has one group only, and where SER
+    would want more pairs than there are, RowError for a prompt that cannot be answered, VotesError for pairs without
+    votes. Warns where the visible labels are of one group, so that nothing judges the labels of the loop.
     """
+    check_answerable(pairs)
     if len(np.unique(pairs.pair_ids)) < len(pairs):
         raise DataError("some pairs occur more than once; expected unique pairs: read them with on_bad_rows='drop'")
     visible = ~np.isnan(pairs.gold)
@@ -42,6 +46,7 @@ def lay_out(pairs: Pairs, options: EvolveOptions, voters: Iterable[Any] | None, 
     if crossfitted:
         _check_crossfitting(pairs, visible, options)
     watched = np.zeros(len(pairs), dtype=np.bool_) if crossfitted else _watched(pairs, visible, options)
+    _check_enough(int((~visible).sum()), options)
     hidden = pairs.with_gold(np.where(visible & ~watched, pairs.gold, np.nan))
     controls_need = "oracle" in options.controls and np.isnan(pairs.gold[~visible]).all()
     if controls_need:
@@ -65,20 +70,43 @@ def _check_crossfitting(pairs: Pairs, visible: BoolArray, options: EvolveOptions
             f"all {len(gold)} visible labels prefer the same side, which cannot anchor the votes; keep more labels, or "
             "exchange A and B in some pairs"
         )
+    if len(np.unique(pairs.groups[visible])) < 2:
+        _warn_unjudged(f"all {len(gold)} are of one group")
+
+
+def _check_enough(n: int, options: EvolveOptions) -> None:
+    """Raise DataError where SER's status wants more pairs than the n of the pool: it could only be converged."""
+    if options.method == "ser" and options.preset == "paper" and options.thresholds.least(n) > n:
+        raise DataError(
+            f"enough is {options.thresholds.enough:g}, but only {n:,} pairs are to be labelled, so SER would be "
+            "converged at once; pass fewer, or a share of the pool (enough=0.05)"
+        )
+
+
+def _warn_unjudged(reason: str) -> None:
+    warnings.warn(
+        f"no visible label can judge the labels of this run, for {reason}: no alarm can go off, and no iteration is "
+        "found worse than another; label more pairs, of other groups",
+        WeakprefWarning,
+        stacklevel=4,
+    )
 
 
 def _watched(pairs: Pairs, visible: BoolArray, options: EvolveOptions) -> BoolArray:
-    """Return about `watch_share` of the visible labels, whole groups of them; none where they are of one group."""
+    """Return about `watch_share` of the visible labels, whole groups of them; none, with a warning, of too few."""
     none = np.zeros(len(pairs), dtype=np.bool_)
     if options.watch_share == 0:
         return none
     try:
         _, watched = split_by_group(pairs.take(visible), options.watch_share, options.seed)
     except DataError:
+        _warn_unjudged(f"all {visible.sum()} are of one group")
         return none
     chosen = visible & np.isin(pairs.pair_ids, watched.pair_ids)
-    left = visible & ~chosen & (pairs.gold != 0.5)
-    return chosen if left.any() else none
+    if not (visible & ~chosen & (pairs.gold != 0.5)).any():
+        _warn_unjudged("without those there would be none to train on")
+        return none
+    return chosen
 
 
 def _votes(pairs: Pairs, voters: Iterable[Any] | None, votes: VoteMatrix | None) -> VoteMatrix | None:

@@ -15,8 +15,10 @@ from labeling.errors import DataError
 from rm.config import RewardConfig
 
 MethodName = Literal["ser", "ser+ws", "ensemble"]
+Loss = Literal["preset", "hinge", "objective"]
 Control = Literal["equal-steps", "oracle", "random"]
 METHODS: tuple[MethodName, ...] = ("ser", "ser+ws", "ensemble")
+LOSSES: tuple[Loss, ...] = ("preset", "hinge", "objective")
 CONTROLS: tuple[Control, ...] = ("equal-steps", "oracle", "random")
 
 
@@ -39,6 +41,12 @@ class EvolveOptions:
     )
     thresholds: Thresholds = field(
         default_factory=Thresholds, metadata={"help": "SER: when a response is good, bad, and pairs are enough."}
+    )
+    loss: Loss = field(
+        default="preset",
+        metadata={
+            "help": "SER: loss from iteration 1 on: preset (paper: hinge), hinge, or objective, as for the seed."
+        },
     )
     folds: int = field(
         default=3, metadata={"help": "ser+ws: parts of the pool, each labelled by a model trained without its groups."}
@@ -71,7 +79,7 @@ class EvolveOptions:
 
     def __post_init__(self) -> None:
         allowed: dict[str, tuple[str, ...]] = {"method": METHODS, "preset": FORMS, "anchor": ANCHORS}
-        allowed["soft_label"] = SOFT_LABELS
+        allowed |= {"loss": LOSSES, "soft_label": SOFT_LABELS}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise DataError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(values)}")
@@ -106,5 +114,7 @@ class EvolveOptions:
     def trainer(self, n: int) -> RewardConfig:
         """Return how the reward models of iteration n are trained: SER's paper has a hinge from iteration 1 on."""
         config = replace(self.config, seed=self.seed)
-        hinge = n > 0 and self.method == "ser" and self.preset == "paper" and config.objective != "hinge"
-        return replace(config, objective="hinge", objective_parameter=None) if hinge else config
+        hinge = self.loss == "hinge" or (self.loss == "preset" and self.preset == "paper")
+        if n == 0 or self.method != "ser" or not hinge or config.objective == "hinge":
+            return config
+        return replace(config, objective="hinge", objective_parameter=None)

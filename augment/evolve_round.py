@@ -93,24 +93,25 @@ class Round:
             write_self_labels(path, replace(labels, trained=trained), ids)
         elif self.rule.folds and self.n >= self.rule.first_vote:
             self.folder.done += self.rule.folds
-        shutil.rmtree(self.path / "folds", ignore_errors=True)  # what they gave is in the labels now
+        for done in (self.path / "folds", self.path / "scores"):  # what they gave is in the labels now
+            shutil.rmtree(done, ignore_errors=True)
         return read_self_labels(path, ids)
 
     def _rewards_of_last(self) -> FloatArray:
-        models = members(self.folder.iteration(self.n - 1), self.rule.members)
-        return np.stack([self._rewards(model, self.ground.pairs) for model in models])
+        models, scores = members(self.folder.iteration(self.n - 1), self.rule.members), self.path / "scores"
+        return np.stack([self._rewards(model, self.ground.pairs, scores / f"{model.name}.parquet") for model in models])
 
     def _crossfitted(self) -> FloatArray | None:
         """Return rewards (1, n, 2), those of each part by a model trained on the last labels of the other parts.
 
-        In iteration 1 that is the seed. A part without gold outside of it is left out: NaN.
+        In iteration 1 that is the seed. A part outside of which there is no label but ties is left out: NaN.
         """
         if self.n < self.rule.first_vote:
             return None
         parts = group_folds(self.ground.pairs.groups, self.rule.folds)
         rewards = np.full((1, len(parts), 2), np.nan)
         for k in range(int(parts.max()) + 1):
-            if self.n > 1 or decided(self.ground, parts != k):
+            if decided(self.ground, parts != k, self.history[-1] if self.n > 1 else None):
                 rewards[0, parts == k] = self._rewards_of_part(k, parts == k)
         return rewards
 
@@ -119,13 +120,13 @@ class Round:
         self.folder.once(home / "data", lambda: self._export_without(part, home / "data"))
         what = f"iteration {self.n}: training without part {k + 1} of {self.rule.folds}, which it is to label"
         self.folder.training(home / "rm", what, lambda: self._model(home / "data", self.config, home / "rm"))
-        return self._rewards(home / "rm", self.ground.pairs.take(part))
+        return self._rewards(home / "rm", self.ground.pairs.take(part), home / "rewards.parquet")
 
     def _model(self, data: Path, config: RewardConfig, out: Path) -> Path:
         return train(data, config, out, self.options.processes)
 
-    def _rewards(self, model: Path, pairs: Pairs) -> FloatArray:
-        return rewards_of(model, pairs, self.options.processes)
+    def _rewards(self, model: Path, pairs: Pairs, file: Path) -> FloatArray:
+        return rewards_of(model, pairs, self.options.processes, file)
 
     def _export_without(self, part: BoolArray, out: Path) -> Path:
         if self.n == 1:

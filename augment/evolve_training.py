@@ -35,9 +35,12 @@ def export_seed(out: Path, ground: Ground, seed: int, rows: BoolArray | None = N
     return export(out, pairs, np.full(len(pairs), np.nan), options=ExportOptions(seed=seed))
 
 
-def decided(ground: Ground, rows: BoolArray) -> bool:
-    """Return whether the seed has a label among `rows` (n,) that is no tie: whether there is something to train on."""
-    return bool((ground.seed & rows & (ground.pairs.gold != 0.5)).any())
+def decided(ground: Ground, rows: BoolArray, labels: SelfLabels | None) -> bool:
+    """Return whether the seed, or what labels train on, has a label among `rows` (n,) that is no tie: can train."""
+    found = ground.seed & (ground.pairs.gold != 0.5)
+    if labels is not None:
+        found |= labels.trained & (labels.target != 0.5)
+    return bool((found & rows).any())
 
 
 def export_kept(out: Path, ground: Ground, labels: SelfLabels, rows: BoolArray, seed: int) -> Path:
@@ -95,18 +98,18 @@ def train(data: Path, config: RewardConfig, out: Path, processes: int = 1) -> Pa
         return rm.train(data, config, out=out, resume=True)
 
 
-def rewards_of(model: Path, pairs: Pairs, processes: int = 1) -> FloatArray:
-    """Return the rewards of both responses of each pair, shape (n, 2)."""
+def rewards_of(model: Path, pairs: Pairs, processes: int = 1, file: Path | None = None) -> FloatArray:
+    """Return the rewards of both responses of each pair, shape (n, 2).
+
+    They are written to `file`, if it is named: scoring that was killed goes on from what is done.
+    """
     import rm
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as scratch:
         warnings.filterwarnings("ignore", ".*lost their beginning", WeakprefWarning)
-        if processes == 1:
-            return np.asarray(rm.score(model, pairs), dtype=np.float64)
-        with tempfile.TemporaryDirectory() as scratch:
-            file = Path(scratch) / "rewards.parquet"
-            rm.score_to(model, pairs, file, rm.Scoring(processes=processes))
-            table = pq.read_table(file)
+        file = file or Path(scratch) / "rewards.parquet"
+        rm.score_to(model, pairs, file, rm.Scoring(processes=processes))
+        table = pq.read_table(file)
     return np.column_stack([table["r_a"].to_numpy(), table["r_b"].to_numpy()])
 
 

@@ -135,6 +135,11 @@ def _check_pairs(pairs: Pairs) -> None:
             f"{(counts > 1).sum()} pairs occur more than once, as pair {ids[counts.argmax()]} ({counts.max()} times); "
             "expected unique pairs: read them with on_bad_rows='drop'"
         )
+    check_answerable(pairs)
+
+
+def check_answerable(pairs: Pairs) -> None:
+    """Raise RowError for a prompt without a turn, or one that ends in the assistant's."""
     roles = pl.Series(pairs.table["prompt"]).list.last().struct.field("role")
     bad = (roles.is_null() | (roles == "assistant")).to_numpy()
     if bad.any():

@@ -51,6 +51,14 @@ def policy_tokenizer(source: str | Path) -> Any:
     return load_tokenizer(source)
 
 
+def policy_context(source: str | Path) -> int | None:
+    """Return how many tokens a policy holds, None where it does not say; no weights are loaded."""
+    from labeling.smollm2 import packaged_context
+    from labeling.transformers_engine import planned_context
+
+    return packaged_context() if str(source) == PACKAGED else planned_context(source)
+
+
 def check_vocabulary(base: str | Path, policy: str | Path) -> None:
     """Raise DataError unless a base knows all tokens of a policy by the same numbers; no weights are loaded."""
     ours, theirs = (policy_tokenizer(source).get_vocab() for source in (policy, base))

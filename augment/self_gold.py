@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from augment.implicit_rewards import Over, compared_log_probs, implicit_rewards
+from augment.policies import chat_tokens, policy_context, policy_tokenizer
 from labeling.errors import DataError
 from labeling.judge_report import judge_report
 from labeling.llm import Engine, Sampling
@@ -24,6 +25,24 @@ def decided(pairs: Pairs) -> Pairs:
     if not kept.any():
         raise DataError(f"none of {len(pairs)} pairs says which response is better; pass pairs with a gold column")
     return pairs.take(kept)
+
+
+def check_lengths(pairs: Pairs, policy: str | Path) -> None:
+    """Raise DataError where a policy does not hold a prompt with both its responses; no weights are loaded."""
+    limit, tokenizer = policy_context(policy), policy_tokenizer(policy)
+    if limit is None:
+        return
+    prompts = pairs.table["prompt"].to_pylist()
+    longest = np.zeros(len(pairs), dtype=np.int64)
+    for side in ("response_a", "response_b"):
+        asked, written = chat_tokens(tokenizer, prompts, pairs.table[side].to_pylist())
+        longest = np.maximum(longest, [len(x) + len(y) for x, y in zip(asked, written, strict=True)])
+    if (longest > limit).any():
+        first = int((longest > limit).argmax())
+        raise DataError(
+            f"{(longest > limit).sum()} of {len(pairs)} gold pairs are longer than the {limit:,} tokens that {policy} "
+            f"holds, the first is {pairs.pair_ids[first]} with {longest[first]:,}; leave them out"
+        )
 
 
 def judge_agreement(pairs: Pairs, engine: Engine, sampling: Sampling | None) -> dict[str, Any]:

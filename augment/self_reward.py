@@ -133,7 +133,7 @@ def self_reward(
     start = folder / "iteration-0" / "model"
     if not start.is_dir():
         policy_tokenizer(model)  # a model that is none is told before run.json names it
-    check(prompts, start if start.is_dir() else model, how)
+    check(prompts, start if start.is_dir() else model, how, gold)
     begin(folder, prompts, str(model), how, gold)
     for place in (folder, start.parent):
         drop_parts(place)
@@ -148,11 +148,11 @@ def self_reward(
     return ledger
 
 
-def check(prompts: Sequence[Conversation], model: str | Path, how: SelfReward) -> None:
+def check(prompts: Sequence[Conversation], model: str | Path, how: SelfReward, gold: Pairs | None = None) -> None:
     """Raise DataError for what a run would fail on only after it has written something; nothing is written here.
 
-    That is prompts that cannot be answered or, with new prompts, shown, and a base that is none or of another
-    vocabulary than the model a run starts from.
+    That is prompts that cannot be answered or, with new prompts, shown, a base that is none or of another vocabulary
+    than the model a run starts from, and gold pairs too long for implicit rewards.
     """
     if how.new_prompts:
         blank = [i for i, prompt in enumerate(prompts) if not (question(prompt) or "").strip()]
@@ -163,6 +163,10 @@ def check(prompts: Sequence[Conversation], model: str | Path, how: SelfReward) -
         check_prompts(prompts)
     if how.base is not None:
         check_vocabulary(how.base, model)
+    if gold is not None and how.method == "cream":
+        from augment.self_gold import check_lengths
+
+        check_lengths(gold, model)
 
 
 def begin(

@@ -108,14 +108,21 @@ def fill_rows(n_tokens: Sequence[int], budget: int) -> list[list[int]]:
     >>> fill_rows([5, 3, 4, 9], budget=8)
     [[3], [0, 1], [2]]
     """
-    rows, room = list[list[int]](), list[int]()
+    leaves = 1 << max(len(n_tokens) - 1, 0).bit_length()
+    most = [max(budget, *n_tokens, 0)] * (2 * leaves)  # most[node]: the most room of the rows below it; leaves are rows
+    rows = list[list[int]]()
     for item in sorted(range(len(n_tokens)), key=lambda i: -n_tokens[i]):
-        row = next((r for r, left in enumerate(room) if left >= n_tokens[item]), len(rows))
-        if row == len(rows):
+        node = 1
+        while node < leaves:  # down to the first row with room
+            node = 2 * node if most[2 * node] >= n_tokens[item] else 2 * node + 1
+        if node - leaves == len(rows):
             rows.append([])
-            room.append(budget)
-        rows[row].append(item)
-        room[row] -= n_tokens[item]
+            most[node] = budget
+        rows[node - leaves].append(item)
+        most[node] -= n_tokens[item]
+        while node > 1:
+            node //= 2
+            most[node] = max(most[2 * node], most[2 * node + 1])
     return [sorted(row) for row in rows]
 
 

@@ -95,5 +95,9 @@ def test_the_example_of_the_document_runs_on_two_reward_models(rm_folders, tmp_p
     alone = RewardModel.load(rm_folders[1]).score(PROMPTS, ["aaa", "aaa"])
     np.testing.assert_allclose(found["rewards"][1][[0, 2]], alone, rtol=1e-5)
     first, second = capsys.readouterr().out.splitlines()
-    assert 0 <= float(first.strip("[]")) <= 1
+    prefers = [
+        RewardModel.load(rm).score(PROMPTS, ["aaa", "aaa"]) > RewardModel.load(rm).score(PROMPTS, ["ababab", "ababab"])
+        for rm in rm_folders[:2]
+    ]
+    assert float(first.strip("[]")) == pytest.approx(np.mean(prefers[0] == prefers[1]))
     assert float(first.strip("[]")) == float(second)  # of two responses every rate says the same

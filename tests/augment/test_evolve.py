@@ -22,8 +22,8 @@ from augment.cli import main
 from augment.evolve import plan
 from augment.evolve_run import claim
 from augment.learning_status import Thresholds
-from labeling import apply, heuristics, read_pairs, split_by_group
-from labeling.errors import DataError, GoldError, GroupLeakError, VotesError
+from labeling import apply, gold_sample, heuristics, read_pairs, split_by_group
+from labeling.errors import DataError, GoldError, GroupLeakError, VotesError, WeakprefWarning
 from rm import RewardConfig
 
 WORKER = Path(__file__).with_name("evolve_worker.py")
@@ -124,7 +124,8 @@ def test_a_part_without_gold_outside_of_it_is_not_labelled_by_the_seed(pairs, op
     known = pairs[0]
     group = next(g for g in known.groups if known.gold[known.groups == g].tolist() in ([0.0, 1.0], [1.0, 0.0]))
     gold = np.where(known.groups == group, known.gold, np.nan)
-    evolve(known.with_gold(gold), tmp_path / "run", replace(options, gold=None, iterations=1, seed_votes=True))
+    with pytest.warns(WeakprefWarning, match="all 2 are of one group"):
+        evolve(known.with_gold(gold), tmp_path / "run", replace(options, gold=None, iterations=1, seed_votes=True))
     labels = pq.read_table(tmp_path / "run" / "iteration-1" / "self_labels.parquet").to_pandas()
     unlabelled = known.groups[labels["margin"].isna().to_numpy()]
     assert group in unlabelled
@@ -141,7 +142,7 @@ def test_the_model_that_labels_a_pair_was_not_trained_on_its_group(pairs, option
         trained[out] = set(exported(data)["question"])
         return real_train(data, config, out)
 
-    def rewards_of(model, some, _):
+    def rewards_of(model, some, *_):
         scored[model] = set(some.questions.to_pylist())
         return real_rewards(model, some)
 
@@ -155,6 +156,24 @@ def test_the_model_that_labels_a_pair_was_not_trained_on_its_group(pairs, option
         those = [scored[model] for model in parts if f"iteration-{n}" in model.parts]
         assert set().union(*those) == set(pairs[0].questions.to_pylist())
     assert not any(scored[model] & trained[model] for model in parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ser", "ser+ws", "ensemble"])
+def test_no_hidden_label_and_no_test_label_changes_what_a_run_labels_trains_and_names(method, pairs, options, tmp_path):
+    known, test = pairs
+    asked = replace(options, method=method, watch_share=0.0 if method == "ser+ws" else 0.3)
+    visible = gold_sample(known, asked.gold, asked.seed)
+    others = known.with_gold(np.where(visible, known.gold, 1 - known.gold)), test.with_gold(1 - test.gold)
+    found = [evolve(each[0], tmp_path / str(n), asked, test=each[1]) for n, each in enumerate((pairs, others))]
+    assert (found[0].best, found[0].stopped) == (found[1].best, found[1].stopped)
+    runs = [tmp_path / str(n) for n in (0, 1)]
+    kinds = [f"iteration-*/{name}" for name in ("self_labels.parquet", "rm/model.safetensors", "kept/data/*.parquet")]
+    made = [{path.relative_to(run): path.read_bytes() for kind in kinds for path in run.glob(kind)} for run in runs]
+    assert made[0] == made[1]
+    assert Path("iteration-1/self_labels.parquet") in made[0]
+    figures = [[row["test_accuracy"] for row in each.rows if row["steps"]] for each in found]
+    assert figures[0] == pytest.approx([1 - accuracy for accuracy in figures[1]])
 
 
 @pytest.fixture

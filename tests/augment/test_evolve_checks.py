@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 from augment import EvolveOptions, evolve
 from augment.evolve import plan, stated
 from augment.evolve_ground import lay_out
+from augment.learning_status import Thresholds
 from labeling import apply, heuristics, scoring_function
-from labeling.errors import DataError, GroupLeakError, VotesError
+from labeling.errors import DataError, GroupLeakError, RowError, VotesError, WeakprefWarning
 from rm import RewardConfig
 
 CONFIG = RewardConfig(model="minilm", max_steps=1)
+ONE_GROUP = pytest.mark.filterwarnings("ignore:no visible label can judge")
 
 
 @pytest.fixture
@@ -45,6 +48,7 @@ def test_a_run_is_known_by_which_voters_learned_from_made_labels(pairs):
     assert stated(pairs, options, None, votes) != stated(pairs, options, None, declared)
 
 
+@ONE_GROUP
 def test_one_group_is_enough_where_no_part_is_left_out_of_a_training(pairs):
     voters_alone = EvolveOptions(config=CONFIG, iterations=1)
     assert lay_out(pairs, voters_alone, None, None).pool.sum() == 2
@@ -54,12 +58,14 @@ def test_one_group_is_enough_where_no_part_is_left_out_of_a_training(pairs):
     assert lay_out(pairs, replace(voters_alone, method="ensemble", iterations=2), None, None).pool.sum() == 2
 
 
+@ONE_GROUP
 def test_a_loop_of_voters_that_has_none_is_refused_before_it_trains(pairs, tmp_path):
     with pytest.raises(VotesError, match="needs votes on the pairs"):
         evolve(pairs, tmp_path / "run", EvolveOptions(config=CONFIG, iterations=1), voters=())
     assert not (tmp_path / "run").exists()
 
 
+@ONE_GROUP
 def test_a_voter_with_the_name_of_the_loops_reward_model_is_refused_by_the_plan_too(pairs):
     voter = scoring_function(name="rm")(lambda prompt, response: len(response))
     for run in (plan, lambda *given, **how: lay_out(*given, how["voters"], None)):
@@ -74,8 +80,57 @@ def test_a_plan_refuses_test_pairs_that_are_trained_on_as_the_run_does(pairs, tm
             run(pairs, options, test=pairs)
 
 
+@ONE_GROUP
 def test_labels_of_one_kind_train_a_reward_model_but_anchor_no_votes(pairs):
     same = pairs.with_gold(np.where(pairs.gold == 1, 1.0, np.nan))
-    assert lay_out(same, EvolveOptions(config=CONFIG, method="ser"), None, None).seed.sum() == 3
+    assert lay_out(same, EvolveOptions(config=CONFIG, method="ensemble"), None, None).seed.sum() == 3
     with pytest.raises(DataError, match="prefer the same side"):
         lay_out(same, EvolveOptions(config=CONFIG, iterations=1), None, None)
+
+
+@pytest.mark.parametrize("method", ["ser", "ser+ws", "ensemble"])
+def test_labels_that_nothing_judges_are_warned_of(pairs, method):
+    options = EvolveOptions(config=CONFIG, method=method, iterations=1, thresholds=Thresholds(enough=1))
+    with pytest.warns(WeakprefWarning, match="judge the labels of this run, for all 6 are of one group: no alarm"):
+        assert not lay_out(pairs, options, None, None).watched.any()
+
+
+def test_a_watched_share_that_would_leave_nothing_to_train_on_is_given_up_with_a_warning(make_pairs):
+    rows = [([{"role": "user", "content": f"Why {i}?"}], f"one {i}", f"two {i}") for i in range(4)]
+    pairs = make_pairs(rows, [1.0, 0.5, None, None])
+    options = EvolveOptions(config=CONFIG, method="ensemble")
+    seeds = [replace(options, seed=seed) for seed in range(8)]
+    with pytest.warns(WeakprefWarning, match="for without those there would be none to train on"):
+        watched = [lay_out(pairs, each, None, None).watched.tolist() for each in seeds]
+    assert [False] * 4 in watched
+    assert [True, False, False, False] not in watched
+
+
+def test_a_prompt_that_cannot_be_answered_is_refused_before_it_trains(make_pairs, tmp_path):
+    rows = [([{"role": "user", "content": f"Why {i}?"}], f"one {i}", f"two {i}") for i in range(8)]
+    rows[7] = ([*rows[7][0], {"role": "assistant", "content": "Sure, "}], *rows[7][1:])
+    pairs = make_pairs(rows, [1.0, 0.0, 1.0, 0.0, None, None, None, None])
+    for run in (plan, lambda *given: evolve(given[0], tmp_path / "run", given[1])):
+        with pytest.raises(RowError, match=r"1 prompts cannot be answered: .* found the assistant's turn last"):
+            run(pairs, EvolveOptions(config=CONFIG))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_status_that_wants_more_pairs_than_there_are_is_refused(pairs):
+    asked = EvolveOptions(config=CONFIG, method="ser", watch_share=0.0, thresholds=Thresholds(enough=3))
+    with pytest.raises(DataError, match=r"enough is 3, but only 2 pairs are to be labelled, .*enough=0\.05"):
+        lay_out(pairs, asked, None, None)
+    for fine in (Thresholds(enough=2), Thresholds(enough=0.9)):
+        assert lay_out(pairs, replace(asked, thresholds=fine), None, None).pool.sum() == 2
+    assert lay_out(pairs, replace(asked, preset="as_released"), None, None).pool.sum() == 2
+
+
+@pytest.mark.parametrize("n", range(1, 40))
+@pytest.mark.parametrize("epochs", [0.5, 1.0, 2.0, 3.0])
+def test_a_plan_counts_no_fewer_steps_than_a_training_takes(n, epochs, make_pairs):
+    rows = [([{"role": "user", "content": f"Why {i}?"}], f"one {i}", f"two {i}") for i in range(n + 3)]
+    pairs = make_pairs(rows, [1.0, 0.0, *[None] * (n + 1)])
+    config = replace(CONFIG, max_steps=None, epochs=epochs, batch_size=4)
+    found = plan(pairs, EvolveOptions(config=config, iterations=1, method="ensemble", watch_share=0.0))
+    an_epoch = -(-len(pairs) // 4)
+    assert found.steps == found.trainings * math.ceil(epochs * an_epoch)

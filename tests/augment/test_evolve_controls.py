@@ -16,6 +16,7 @@ from augment.evolve_options import EvolveOptions
 from augment.evolve_round import Round
 from augment.evolve_run import Folder
 from augment.rm_ensemble import Ensemble
+from labeling.errors import DataError
 from rm.config import RewardConfig
 
 N = 40
@@ -53,6 +54,17 @@ def test_the_papers_hinge_keeps_a_margin_that_was_asked_for():
     assert (other.trainer(1).objective, other.trainer(1).objective_parameter) == ("hinge", None)
     released = replace(asked, config=replace(config, objective="ipo"), preset="as_released")
     assert released.trainer(1).objective == "ipo"
+
+
+@pytest.mark.parametrize("preset", ["paper", "as_released"])
+def test_either_filter_of_ser_goes_with_either_loss(preset):
+    plain = EvolveOptions(config=RewardConfig(model="minilm", max_steps=1), method="ser", preset=preset)
+    for loss, objective in (("hinge", "hinge"), ("objective", "bradley-terry")):
+        asked = replace(plain, loss=loss)
+        assert asked.rule() == plain.rule()
+        assert [asked.trainer(n).objective for n in (0, 1)] == ["bradley-terry", objective]
+    with pytest.raises(DataError, match="loss is 'log', expected one of preset, hinge, objective"):
+        replace(plain, loss="log")
 
 
 def test_equal_steps_trains_on_the_seed_alone_as_iteration_0_does(ground, labels, tmp_path):

@@ -165,6 +165,7 @@ def test_votes_in_a_file_stand_for_the_built_in_heuristics_among_them():
         (["--preset", "as_released"], "ser+ws", "ser"),
         (["--anchor", "seed"], "ensemble", "ser"),
         (["--enough", "5"], "ser+ws", "ser"),
+        (["--loss", "hinge"], "ser+ws", "ser"),
         (["--members", "2"], "ser", "ensemble"),
         (["--soft-label", "consistency"], "ser+ws", "ensemble"),
     ],
@@ -174,6 +175,12 @@ def test_an_option_of_another_method_is_refused(option, method, owner, tmp_path,
     said = " ".join(capsys.readouterr().err.split())
     assert f"{option[0]}" in said
     assert f"of --method {owner}, not {method}; leave it out" in said
+
+
+def test_how_many_pairs_are_enough_is_refused_where_one_is(tmp_path, capsys):
+    given = ["--method", "ser", "--preset", "as_released", "--enough", "50"]
+    assert main(["evolve", "pairs.jsonl", "-o", str(tmp_path / "run"), *given]) == 2
+    assert "--enough is an option of --preset paper" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_share_to_watch_is_refused_where_all_of_the_seed_is_crossfitted(tmp_path, capsys):

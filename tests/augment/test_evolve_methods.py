@@ -11,9 +11,10 @@ from augment.evolve_controls import Effort, coins, oracle
 from augment.evolve_ground import lay_out
 from augment.evolve_method import Ground
 from augment.evolve_options import EvolveOptions
-from augment.evolve_training import within_budget
+from augment.evolve_training import decided, within_budget
 from augment.rm_ensemble import Ensemble
 from augment.self_labels import read_self_labels, write_self_labels
+from augment.ser import Ser
 from augment.ser_ws import RM, SEED_RM, SerWs, beside
 from labeling.errors import DataError, VotesError, WeakprefWarning
 from labeling.label_model import LabelModel
@@ -132,10 +133,22 @@ def test_every_pair_of_the_pool_is_labelled_anew_softly_with_its_surety_as_weigh
     assert few.weight[few.trained].mean() > alone.weight[ground.pool].mean()
 
 
+def test_a_part_outside_of_which_all_labels_are_ties_has_nothing_to_train_on(ground):
+    labels, everywhere = SerWs().label(1, None, ground, []), np.ones(N, dtype=bool)
+    none = np.zeros(N, dtype=bool)
+    assert decided(ground, everywhere, None)
+    assert not decided(ground, ~ground.seed, None)
+    assert decided(ground, ~ground.seed, labels)
+    assert not decided(ground, none, labels)
+    tied = replace(ground, pairs=ground.pairs.with_gold(np.where(ground.seed, 0.5, np.nan)))
+    assert not decided(tied, everywhere, replace(labels, trained=none))
+    assert not decided(tied, everywhere, replace(labels, target=np.full(N, 0.5)))
+
+
 def test_hidden_labels_change_no_label(ground):
     other = replace(ground, true=np.where(ground.seed, ground.true, 1 - ground.true))
     margin = rewards(np.linspace(-2, 2, N))
-    for method in (SerWs(), Ensemble(1)):
+    for method in (Ser(), SerWs(), Ensemble(1)):
         first, second = (method.label(1, margin, each, []) for each in (ground, other))
         assert (first.p_a == second.p_a).all()
 

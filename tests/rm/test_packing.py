@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,6 +55,32 @@ def test_every_item_is_in_one_row_and_only_a_lone_item_exceeds_the_budget(sizes:
     rows = fill_rows(sizes, budget)
     assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
     assert all(len(row) == 1 or sum(sizes[i] for i in row) <= budget for row in rows)
+
+
+def first_fit(sizes: list[int], budget: int) -> list[list[int]]:
+    """First-fit decreasing as it is defined: every row is looked at for every item."""
+    rows = list[list[int]]()
+    for item in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        fitting = [row for row in rows if sum(sizes[i] for i in row) + sizes[item] <= budget]
+        if not fitting:
+            rows.append(fitting_row := [])
+            fitting = [fitting_row]
+        fitting[0].append(item)
+    return [sorted(row) for row in rows]
+
+
+@given(st.lists(st.integers(1, 40), max_size=40), st.integers(1, 60))
+def test_rows_are_filled_first_fit_decreasing(sizes: list[int], budget: int) -> None:
+    assert fill_rows(sizes, budget) == first_fit(sizes, budget)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_items_are_put_into_rows_in_seconds() -> None:
+    sizes = np.random.default_rng(0).integers(300, 1200, 100_000).tolist()
+    begin = time.process_time()
+    rows = fill_rows(sizes, 8192)
+    assert time.process_time() - begin < 10  # looking at every row takes a minute
+    assert len(rows) < 1.02 * sum(sizes) / 8192
 
 
 @given(st.lists(CONVERSATION, max_size=12))
