@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from augment.commands import Reading, check_out, posterior_of, write_manifest
 from labeling import read_pairs
-from labeling.errors import DataError, WeakprefWarning
+from labeling.errors import DataError, RowError, WeakprefWarning
 from labeling.files import input_hash, write_json
 from labeling.pairs import Pairs
 from labeling.sources import open_source
@@ -135,14 +135,19 @@ def _is_telling(column: pa.ChunkedArray) -> bool:
 
 def _values(table: pa.Table, name: str, pairs: Pairs, reading: Reading) -> list[str]:
     column = table[name]
-    distinct = [value for value in pc.unique(column).to_pylist() if value is not None]
+    if pa.types.is_nested(column.type):
+        raise DataError(f"column {name} is {column.type}, expected one value a pair: text or numbers")
+    distinct = [value for value in pc.unique(column).to_pylist() if value is not None and value == value]  # no NaN
     if len(distinct) > MOST_VALUES:
         raise DataError(f"column {name} has {len(distinct):,} values, expected at most {MOST_VALUES}: choose another")
     value_of: dict[str, str] = {}
     for value in distinct:
         with warnings.catch_warnings():  # told of when the whole file was read
             warnings.simplefilter("ignore", WeakprefWarning)
-            part = read_pairs(table.filter(pc.equal(column, value)), layout=reading.layout, on_bad_rows="drop")
+            try:
+                part = read_pairs(table.filter(pc.equal(column, value)), layout=reading.layout, on_bad_rows="drop")
+            except RowError:  # no row of this value can be used
+                continue
         for pair in part.pair_ids.tolist():
             value_of.setdefault(pair, str(value))
     return [value_of.get(pair, "") for pair in pairs.pair_ids.tolist()]

@@ -54,6 +54,13 @@ def evaluate(
     reading = Reading(layout, drop_bad_rows)
     if against is not None and benchmark is not None:
         raise DataError("--against and --benchmark were both given, expected one: run the two after each other")
+    alone = against is not None or benchmark is not None
+    idle = {"--posterior": alone and posterior is not None, "--by": alone and by}
+    idle |= {"--layout": benchmark is not None and layout is not None}
+    idle |= {"--drop-bad-rows": benchmark is not None and drop_bad_rows}
+    for name in (name for name, given in idle.items() if given):
+        with_which = "--against" if against is not None else "--benchmark"
+        raise DataError(f"{name} does nothing with {with_which}; leave it out")
     if against is not None:
         print(evaluating.compare(model, against, pairs, out, reading, seed=seed))
         return

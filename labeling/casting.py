@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from labeling.errors import VoterError
+from labeling.errors import BudgetError, EngineError, VoterError
 from labeling.returned import Margins, Votes, as_votes, shown
 from labeling.voters import Ballot, RowVoter, Voter, rows
 from labeling.votes import Vote
 
 OnError = Literal["raise", "abstain"]
+UNANSWERED = (EngineError, BudgetError)
+"""Failures of a language model, not of a pair: no row is to blame, and asking again to find one costs."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Cast:
 def cast(voters: Sequence[Voter], table: pa.Table, start: int, on_error: OnError) -> Cast:
     """Run m voters on n rows of `Pairs.voter_table()`, the first of which is row number `start` of all pairs.
 
-    Raises VoterError, naming voter, row and pair_id, where one fails, unless `on_error="abstain"`.
+    Raises VoterError, naming voter, row and pair_id, where one fails, unless `on_error="abstain"`; EngineError and
+    BudgetError of a judge pass either way.
     """
     n, m = table.num_rows, len(voters)
     result = Cast(
@@ -72,6 +75,8 @@ def _cast_rows(
 def _cast_column(voter: Voter, j: int, table: pa.Table, start: int, on_error: OnError, result: Cast) -> None:
     try:
         ballot = _vote(voter, table)
+    except UNANSWERED:
+        raise
     except Exception as error:
         _note(_located(voter, table, start, error), error, j, on_error, result)
         ballot = _salvaged(voter, table)
@@ -134,6 +139,8 @@ def _located(voter: Voter, table: pa.Table, start: int, error: Exception) -> str
 def _fails(voter: Voter, table: pa.Table) -> bool:
     try:
         _vote(voter, table)
+    except UNANSWERED:
+        raise
     except Exception:
         return True
     return False
@@ -148,6 +155,8 @@ def _salvaged(voter: Voter, table: pa.Table) -> Ballot:
     for half in (table.slice(0, n // 2), table.slice(n // 2)):
         try:
             halves.append(_vote(voter, half))
+        except UNANSWERED:
+            raise
         except Exception:
             halves.append(_salvaged(voter, half))
     left, right = halves

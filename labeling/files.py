@@ -21,14 +21,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old.part")
     _remove(temporary)
     try:
         yield temporary
         if temporary.is_dir() and target.exists():
-            _remove(target)
+            os.replace(target, old)  # deleting a folder takes a while, in which a kill would leave half of it
         os.replace(temporary, target)
     finally:
         _remove(temporary)
+        _remove(old)
 
 
 def _remove(path: Path) -> None:

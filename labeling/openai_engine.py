@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import random
+import re
 import threading
 import time
 import weakref
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TOP = 20
+FIRST_WORD = re.compile(r"\W*(\w+)")
+"""The word a verdict begins with: "Based on ..." is no B."""
 """Likeliest first tokens asked for: the most that OpenAI and vLLM give."""
 OPENAI = "https://api.openai.com/v1"
 """The server where none is named."""
@@ -141,7 +144,8 @@ class OpenAIEngine:
         for number in range(self.verdicts):
             settings = _settings(prompt, sampling, number)
             verdict = _completion(self._answer(prompt, settings, f"prompt {row}, verdict {number}"))
-            votes += [verdict.text.strip().startswith(choice) for choice in choices]
+            word = FIRST_WORD.match(verdict.text)
+            votes += [word is not None and word[1] == choice for choice in choices]
         return np.asarray(np.log(votes / votes.sum()), dtype=float)
 
     def _answer(self, prompt: Conversation, settings: Mapping[str, Any], name: str) -> ChatCompletion:

@@ -161,7 +161,8 @@ def _mask(condition: pa.Array) -> Mask:
 def _any(lists: pa.Array, elements: Mask) -> Mask:
     """Return which lists hold an element for which the flat mask is true, shape (n,)."""
     mask = np.zeros(len(lists), dtype=np.bool_)
-    mask[pc.list_parent_indices(lists).to_numpy()[elements]] = True
+    sizes = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)  # flatten passes over null lists
+    mask[np.repeat(np.arange(len(lists)), sizes)[elements]] = True
     return mask
 
 
@@ -183,11 +184,11 @@ def _merge_duplicates(table: pa.Table, rows: npt.NDArray[np.int64]) -> tuple[pa.
     if not families:
         return table, 0, []
     bad, changed = [], {}
+    texts, gold, votes = (table[name].to_pylist() for name in ("response_a", "gold", "annotator_votes"))
     for first, others in families.items():
         bad += [BadRow(int(rows[i]), BOTH, "duplicate pair", f"the same as row {rows[first]}") for i in others]
-        members = table.take([first, *others]).select(["response_a", "gold", "annotator_votes"]).to_pylist()
+        members = [{"response_a": texts[i], "gold": gold[i], "annotator_votes": votes[i]} for i in (first, *others)]
         changed[first] = _merged(members)
-    gold, votes = table["gold"].to_pylist(), table["annotator_votes"].to_pylist()
     merged = sum(gold[i] is not None and gold[i] != new for i, (new, _) in changed.items())
     for i, (new_gold, new_votes) in changed.items():
         gold[i], votes[i] = new_gold, new_votes

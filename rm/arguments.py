@@ -43,6 +43,7 @@ def training_arguments(
         eval_strategy=often,
         eval_steps=config.eval_steps,
         load_best_model_at_end=stops,
+        restore_callback_states_from_checkpoint=True,
         metric_for_best_model="eval_log_loss" if evaluates else None,
         greater_is_better=False if evaluates else None,
         ddp_find_unused_parameters=False,

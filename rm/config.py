@@ -122,7 +122,10 @@ class RewardConfig:
         "Watching", "none", "Where else the log goes: tensorboard (OUT.logs), wandb, with commas between; or none."
     )
     save_steps: int | None = _option(
-        "Machine", None, "Write a checkpoint every so many steps, to resume from (default: never).", above=0
+        "Machine",
+        None,
+        "Write a checkpoint every so many steps, to resume from (default: never; with patience at each measurement).",
+        above=0,
     )
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from labeling.errors import DataError
-from labeling.pairs import Message
+from labeling.pairs import MESSAGES, Message
 from rm.packing import Ids, shared_prefix
 from rm.template import render
 
@@ -88,7 +88,8 @@ def _checked(file: Path, table: pa.Table, first: int) -> pa.Table:
     """Return a chunk in its final types, its rows counted from `first` in what an error says."""
     for name in COLUMNS[:2]:
         _check_conversations(file, name, table[name], first)
-    columns = {name: table[name] for name in COLUMNS[:2]} | {name: _numbers(table, name) for name in COLUMNS[2:]}
+    columns = {name: pa.chunked_array([pa.array(conversations(table[name]), MESSAGES)]) for name in COLUMNS[:2]}
+    columns |= {name: _numbers(table, name) for name in COLUMNS[2:]}
     p_chosen, weight = (columns[name].to_numpy() for name in COLUMNS[2:])
     for name, wrong, expected in (
         ("p_chosen", ~((p_chosen >= 0) & (p_chosen <= 1)), "a probability in [0, 1]"),
@@ -115,6 +116,11 @@ def _check_conversations(file: Path, name: str, column: pa.ChunkedArray, first: 
             )
         if any(turn["role"] is None or turn["content"] is None for turn in conversation):
             raise DataError(f"{file}: {name} in row {row} has a turn without role or content; drop or complete the row")
+        if len(conversation) == 1:
+            raise DataError(
+                f"{file}: {name} in row {row} is a response without its prompt: expected whole conversations, the "
+                "prompt's turns first; bring the file into this layout with read_pairs and export"
+            )
 
 
 def conversations(column: pa.ChunkedArray) -> Iterator[list[Message]]:

@@ -69,6 +69,8 @@ class RewardModel:
                 f"{path} is no reward model: expected a score head with 1 output, found {model.config.num_labels} "
                 f"outputs and {len(report['missing_keys'])} weights missing; train one with rm.train"
             )
+        if not tokenizer.chat_template:
+            raise DataError(f"the tokenizer of {path} has no chat template; a model written by rm.train has one")
         if bf16:
             head_in_float32(model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -110,8 +112,11 @@ class RewardModel:
             return rewards
         rewards = np.empty(len(ids), dtype=np.float64)
         device = self.model.device
+        padding = self.tokenizer.pad_token_id
+        if padding is None:  # nothing to pad with: one at a time
+            tokens, padding = 1, 0
         for rows in batches([len(row) for row in ids], tokens):
-            batch = {name: t.to(device) for name, t in pad([ids[i] for i in rows], self.tokenizer.pad_token_id).items()}
+            batch = {name: t.to(device) for name, t in pad([ids[i] for i in rows], padding).items()}
             rewards[rows] = self.model(**batch).logits[:, 0].float().cpu().numpy()
         return rewards
 

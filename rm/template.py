@@ -67,7 +67,7 @@ def repaired(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
 def render(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]]) -> list[str]:
     """Return each conversation as text, special tokens included.
 
-    Raises DataError naming the first conversation that the tokenizer's template refuses.
+    Raises DataError giving the number among these of the first conversation that the tokenizer's template refuses.
     """
     if not tokenizer.chat_template:
         raise DataError("the tokenizer has no chat template; a model written by rm.train has one")

@@ -25,8 +25,9 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
+    TrainerCallback,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import manifest, write_json
@@ -157,6 +158,8 @@ class PairTrainer(Trainer):
         self.bar = RichProgress() if sys.stderr.isatty() else None
         if self.bar:
             self.add_callback(self.bar)
+        self.order: Shuffled | None = None
+        self.add_callback(OrderOfEpoch(self))
         if config.patience is not None and held_out is not None:
             self.add_callback(EarlyStoppingCallback(config.patience))
 
@@ -173,8 +176,11 @@ class PairTrainer(Trainer):
         step_size = self.args.train_batch_size * self.args.world_size
         filled = step_size if self.args.world_size > 1 else 1
         if self.packed:
-            return Shuffled(mixture, self.config.seed, filled)
-        return LengthGrouped(mixture, self.config.seed, self.pairs.lengths[:, :2].max(axis=1), step_size, filled)
+            self.order = Shuffled(mixture, self.config.seed, filled)
+        else:
+            longest = self.pairs.lengths[:, :2].max(axis=1)
+            self.order = LengthGrouped(mixture, self.config.seed, longest, step_size, filled)
+        return self.order
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Write a checkpoint's weights; with LoRA only those that learn, since the others are the base's."""
@@ -287,6 +293,18 @@ class PairTrainer(Trainer):
         return 0
 
 
+class OrderOfEpoch(TrainerCallback):
+    """Tells the order which epoch begins: of a resumed one, several processes' data loaders do not."""
+
+    def __init__(self, trainer: PairTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Set the epoch."""
+        if self.trainer.order is not None:
+            self.trainer.order.set_epoch(int(state.epoch or 0))
+
+
 def gathered(trainer: PairTrainer, config: RewardConfig) -> tuple[PreTrainedModel, PeftModel | None]:
     """Return the sharded model whole, and peft's wrapper; only the first process gets what was learned."""
     state = trainer.accelerator.get_state_dict(trainer.model)
@@ -356,10 +374,17 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _last_checkpoint(checkpoints: Path) -> str | None:
-    if not checkpoints.is_dir():
-        return None
-    found: str | None = get_last_checkpoint(str(checkpoints))  # type: ignore[no-untyped-call]
-    return found
+    """Return the last checkpoint that is whole: transformers writes its state last, into the folder itself."""
+    whole = [path for path in checkpoints.glob("checkpoint-*") if _is_json(path / TRAINER_STATE_NAME)]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 @contextlib.contextmanager

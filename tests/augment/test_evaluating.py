@@ -14,6 +14,7 @@ from augment.commands import Reading
 from augment.evaluating import MOST_VALUES, columns_of
 from labeling.errors import DataError
 
+Capture = pytest.CaptureFixture[str]
 ORIGINS = ["gold", "weak", "gold", None, "weak", "weak", "gold", "weak"]
 
 
@@ -66,7 +67,34 @@ def test_values_stay_with_their_pairs_where_rows_are_dropped_or_come_twice(folde
     assert years == {f"Name {i} colours.": str(2024 + i % 2) for i in range(2, 8)}
 
 
+def test_values_that_no_usable_row_has_are_passed_over(folder: Path) -> None:
+    years = pa.array([2024.0, float("nan"), None, 2025.0, 2026.0, 2024.0, 2024.0, 2024.0])
+    rows = pq.read_table(write(folder / "odd.parquet", year=years)).to_pylist()
+    table = pa.Table.from_pylist([row | {"response_a": None} if row["year"] == 2026 else row for row in rows])
+    pq.write_table(table, "odd.parquet")
+    reading = Reading(drop_bad_rows=True)
+    with pytest.warns(UserWarning, match="left out 1 bad row, kept 7 pairs"):
+        pairs = reading("odd.parquet")
+    assert columns_of("odd.parquet", pairs, reading, ["year"])["year"] == ["2024.0", "", "", "2025.0", *["2024.0"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--against", "rm", "--by", "year"], "--by does nothing with --against"),
+        (["--against", "rm", "--posterior", "p.parquet"], "--posterior does nothing with --against"),
+        (["--benchmark", "rewardbench", "--drop-bad-rows"], "--drop-bad-rows does nothing with --benchmark"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(given: list[str], words: str, capsys: Capture) -> None:
+    assert main(["evaluate", "rm", "pairs.parquet", "-o", "out", *given]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
 def test_columns_that_cannot_be_measured_by_are_named(folder: Path) -> None:
+    write(folder / "tags.parquet", tags=pa.array([["a"]] * 8))
+    with pytest.raises(DataError, match=r"column tags is list<.*, expected one value a pair"):
+        found(folder / "tags.parquet", "tags")
     with pytest.raises(DataError, match=r"has no column colour; it has prompt, response_a, .*, origin, year"):
         found(folder / "pairs.parquet", "colour")
 

@@ -40,7 +40,7 @@ def test_new_prompts_are_written_with_what_was_left_out_and_why(folder, server, 
     assert "5 of 5 new prompts from 6 seeds, 6 requests; left out" in capsys.readouterr().out
     made = counts("new.parquet")
     assert made["requests"] == len(server.requests) == 6
-    assert made["left_out"] == {"a keyword": 6, "enough were found before": 1, "under 4 words": 6} or made["left_out"]
+    assert made["left_out"] == {"a keyword": 4, "enough were found before": 5, "under 4 words": 4}
     assert run("generate", "new.parquet", "-o", "out.parquet", *over_http, "-n", "1") == 0
     assert counts("out.parquet")["n_candidates"] == 5
 

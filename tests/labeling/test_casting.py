@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from labeling.apply import apply
-from labeling.errors import VoterError, WeakprefWarning
+from labeling.errors import BudgetError, EngineError, VoterError, WeakprefWarning
 from labeling.pairs import Pair, Pairs
 from labeling.voters import Ballot, LabelingFunction, labeling_function, scoring_function
 from labeling.votes import Vote
@@ -209,3 +209,19 @@ def test_any_object_with_a_name_and_a_vote_is_a_voter(make_pairs: MakePairs, col
 def test_a_voter_of_ones_own_must_return_a_proper_ballot(make_pairs: MakePairs, ballot: Any, words: str) -> None:
     with pytest.raises(VoterError, match=r"voter 'judge', batch of rows 0 to 8, failing first on row.*" + words):
         apply([Judge(ballot)], make_pairs(9))
+
+
+@pytest.mark.parametrize("on_error", ["raise", "abstain"])
+@pytest.mark.parametrize("error", [EngineError("the server is down"), BudgetError("the limit is reached")])
+def test_a_judge_without_an_answer_stops_the_run_and_is_not_asked_again(
+    make_pairs: MakePairs, on_error: Any, error: Exception
+) -> None:
+    asked: list[int] = []
+
+    def judge(frame: pd.DataFrame) -> None:
+        asked.append(len(frame))
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        apply([labeling_function(judge, batch=True)], make_pairs(40), on_error=on_error)
+    assert asked == [40]

@@ -191,6 +191,16 @@ def test_without_log_probabilities_shares_of_sampled_answers_count(serve: Any, s
     assert p_a + p_b == pytest.approx(1)
 
 
+def test_a_word_that_begins_like_a_choice_is_no_vote_for_it(serve: Any) -> None:
+    said = iter(["As", "Based", "**B**", "A)", "Answer"] * 8)
+    engine, _ = serve(lambda handler, _: send(handler, 200, completion(next(said))), verdicts=5)
+    p_a, p_b = np.exp(
+        engine.choose(PROMPTS[:1], ["A", "B"])[0]
+    )  # the first answer is thrown away: no log-probabilities
+    assert p_a == pytest.approx(0.5)
+    assert p_b == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize(
     ("server", "limit", "n_asked"),
     [(without_log_probs, 30, 27), (refuses_log_probs, 30, 27), (good, 12, 12), (good, 10, 10)],

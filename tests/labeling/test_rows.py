@@ -84,6 +84,15 @@ def test_a_bad_row_can_be_dropped_and_is_counted(change: dict[str, Any], column:
     assert f"left out 1 bad row, kept 2 pairs: 1 {kind}" in str(seen[0].message)
 
 
+def test_null_prompts_among_others_are_dropped_and_counted() -> None:
+    rows = [
+        FINE | {"response_a": f"Hello {i}!", "prompt": None if i % 2 else turn("user", f"Hi {i}")} for i in range(6)
+    ]
+    with pytest.warns(WeakprefWarning, match="left out 3 bad rows, kept 3 pairs: 3 null prompt"):
+        pairs = read(rows, on_bad_rows="drop")
+    assert [turns[0]["content"] for turns in pairs.table["prompt"].to_pylist()] == ["Hi 0", "Hi 2", "Hi 4"]
+
+
 def test_the_first_bad_row_is_named_and_each_kind_counted() -> None:
     rows = [FINE, OTHER, OTHER, FINE | {"response_a": ""}, FINE | {"response_b": ""}, FINE | {"response_b": None}]
     with pytest.raises(RowError, match=r"row 2, .*: duplicate pair.* 4 bad rows in all: 1 duplicate pair, 2 empty"):

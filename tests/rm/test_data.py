@@ -72,6 +72,15 @@ def test_a_conversation_must_end_in_a_response(tmp_path: Path) -> None:
         read(tmp_path / "x.parquet")
 
 
+def test_a_response_without_its_prompt_is_refused(tmp_path: Path) -> None:
+    """The explicit layout of TRL's DPO keeps the prompt in a column of its own."""
+    said = {name: [[{"role": "assistant", "content": name}]] for name in ("chosen", "rejected")}
+    table = pa.table({"prompt": [[{"role": "user", "content": "Hi"}]], **said})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"chosen in row 0 is a response without its prompt: .* read_pairs and export"):
+        read(tmp_path / "x.parquet")
+
+
 def test_a_null_content_is_named(tmp_path: Path) -> None:
     turns = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None}]]
     pq.write_table(pa.table({"chosen": turns, "rejected": turns}), tmp_path / "x.parquet")

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +39,28 @@ def test_a_reward_does_not_depend_on_the_others_in_its_batch(folder: Path, conve
     prompts, responses = [row[0] for row in rows], [row[1] for row in rows]
     alone = [model.score([p], [r])[0] for p, r in zip(prompts, responses, strict=True)]
     np.testing.assert_allclose(model.score(prompts, responses, tokens=200), alone, atol=1e-6)
+
+
+def test_without_a_token_to_pad_with_conversations_are_scored_one_at_a_time(
+    folder: Path, conversations: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = conversations(5)
+    prompts, responses = [row[0] for row in rows], [row[1] for row in rows]
+    padded = replace(RewardModel.load(folder), packed=False)
+    expected = padded.score(prompts, responses)
+    padded.tokenizer.pad_token = None
+    np.testing.assert_allclose(padded.score(prompts, responses), expected, atol=1e-6)
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused_at_once(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "bare")
+    for name in ("chat_template.jinja",):
+        (tmp_path / "bare" / name).unlink(missing_ok=True)
+    settings = json.loads((tmp_path / "bare" / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (tmp_path / "bare" / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(DataError, match=r"the tokenizer of .*bare has no chat template"):
+        RewardModel.load(tmp_path / "bare")
 
 
 def test_equal_conversations_are_scored_once(folder: Path, conversations: Rows) -> None:

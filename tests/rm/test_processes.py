@@ -60,3 +60,28 @@ def test_two_processes_train_the_model_that_one_does(
         np.testing.assert_allclose(weights, two[name], atol=1e-5, err_msg=name)
     counts = [json.loads((tmp_path / name / "manifest.json").read_text())["counts"] for name in ("one", "two")]
     assert counts[0] == counts[1]
+
+
+@pytest.mark.slow
+def test_two_processes_killed_in_a_later_epoch_go_on_to_the_same_weights(
+    bases: dict[str, str], universal: Write, conversations: Rows, tmp_path: Path
+) -> None:
+    data = universal(conversations(20))
+    options = [str(data), "--model", bases["llama"], "--learning-rate", "1e-3", "--max-length", "128", "--no-bf16"]
+    options += ["--batch-size", "1", "--epochs", "4", "--save-steps", "1"]  # ten steps an epoch
+
+    def words(name: str, *more: str) -> list[str]:
+        launch = ["--num_processes", "2", "--main_process_port", free_port()]
+        return command("ddp", launch, "rm.train", [*options, "--out", str(tmp_path / name), *more])
+
+    run(words("straight"))
+    killed = words("resumed")
+    where = killed.index("-m", 3)
+    killed[where : where + 2] = [str(Path(__file__).parent / "killed_at_step_16.py")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    assert subprocess.run(killed, env=environment, capture_output=True, check=False, timeout=600).returncode != 0
+    assert (tmp_path / "resumed.checkpoints" / "checkpoint-15").is_dir()
+    run(words("resumed", "--resume"))
+    straight, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "resumed"))
+    for name, weights in straight.items():
+        np.testing.assert_array_equal(weights, resumed[name], err_msg=name)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -55,6 +57,20 @@ def test_a_prompt_is_held_out_whole_and_in_every_source(universal: Write, conver
     assert sum(len(chunk) for file in (*kept, held_out) for chunk in read_rows(file)) == 80
     assert 4 <= len(prompts(held_out)) <= 20
     assert prompts(split([first, second], 0.3, 1, tmp_path / "other")[1]) != prompts(held_out)
+
+
+def test_sources_whose_turns_have_their_fields_in_another_order_are_split_alike(
+    universal: Write, conversations: Rows, tmp_path: Path
+) -> None:
+    sources = [universal(conversations(20)[:10], "first.parquet"), universal(conversations(20)[10:], "second.parquet")]
+    table = pq.read_table(sources[1])
+    turned = {name: [[{"content": t["content"], "role": t["role"]} for t in turns] for turns in table[name].to_pylist()]
+              for name in ("chosen", "rejected")}  # fmt: skip
+    pq.write_table(pa.table(turned), tmp_path / "turned.parquet")
+    kept, held_out = split([sources[0], tmp_path / "turned.parquet"], 0.3, 0, tmp_path / "split")
+    straight, same = split(sources, 0.3, 0, tmp_path / "straight")
+    assert prompts(held_out) == prompts(same)
+    assert [prompts(file) for file in kept] == [prompts(file) for file in straight]
 
 
 def test_a_share_that_holds_nothing_out_is_an_error(universal: Write, conversations: Rows, tmp_path: Path) -> None:
@@ -131,6 +147,36 @@ def test_training_stops_early_and_keeps_the_best_weights(
     h = model.score(asked, better) - model.score(asked, worse)
     assert np.log1p(np.exp(-h)).mean() == pytest.approx(min(losses), abs=1e-4)
     assert hashes(out / STOPPING_PROMPTS) == prompts(held_out)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_while_it_waited_for_a_better_log_loss_stops_where_an_unbroken_one_does(
+    tiny: str, universal: Write, conversations: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = conversations(24)
+    data = universal(rows[:16], "train.parquet")
+    held_out = universal([(p, bad, good) for p, good, bad in rows[16:]], "held_out.parquet")
+    options = config(tiny, epochs=20, eval_steps=1, patience=3, warmup_share=0.0)
+    straight = train(data, options, out=tmp_path / "straight", held_out=held_out)
+    losses = [line["eval_log_loss"] for line in log_of(straight) if "eval_log_loss" in line]
+    original, done = PairTrainer.training_step, list[int]()
+
+    def interrupted(self: PairTrainer, *args: Any, **kwargs: Any) -> Any:
+        done.append(1)
+        if len(done) == len(losses):  # two measurements without a better one are behind it
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(PairTrainer, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, options, out=tmp_path / "rm", held_out=held_out)
+    monkeypatch.undo()
+    half = tmp_path / "rm.checkpoints" / "checkpoint-99"  # as a kill leaves it: the state is written last
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    out = train(data, options, out=tmp_path / "rm", held_out=held_out, resume=True)
+    assert [line["eval_log_loss"] for line in log_of(out) if "eval_log_loss" in line] == losses
+    assert (out / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow
