@@ -127,8 +127,9 @@ def _interval(mean: float, half: float) -> str:
 def labels_table(known: dict[str, Any], data: str) -> str:
     """Return what the ledgers say of the self-labels, iteration by iteration, means over seeds."""
     lines = [
-        "| loop | iteration | runs | label accuracy / ECE | kept pairs right | kept share | length drift | test |",
-        "|---" * 8 + "|",
+        "| loop | iteration | runs | label accuracy / ECE | kept pairs right | kept share | length drift | length bias "
+        "| test |",
+        "|---" * 9 + "|",
     ]
     for gold in sizes(known, data):
         for arm in ("SER, paper", "SER, as released", "ser+ws", "ser+ws, seed votes"):
@@ -164,7 +165,7 @@ def _label_cells(found: Sequence[dict[str, Any]]) -> str:
         fewer = f" ({len(values)})" if len(values) < len(found) else ""
         return f"{np.mean(values):.3f}{fewer}" if values else "-"
 
-    names = ("trained_accuracy", "kept_share", "length_drift", "test_accuracy")
+    names = ("trained_accuracy", "kept_share", "length_drift", "length_bias", "test_accuracy")
     return f"{mean('label_accuracy')} / {mean('label_ece')} | " + " | ".join(mean(name) for name in names) + " |"
 
 

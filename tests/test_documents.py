@@ -51,7 +51,7 @@ def test_every_block_that_is_opened_is_closed(name):
     assert all(closes == "```" != opens for opens, closes in zip(fences[::2], fences[1::2], strict=True))
 
 
-@pytest.mark.parametrize("data", ["ukp_convincing", "hh_harmless", "quickstart"])
+@pytest.mark.parametrize("data", ["quickstart"])
 def test_the_readmes_result_tables_are_the_committed_figures(data, monkeypatch):
     path = ROOT / "data" / "bench" / f"demo_{data}.json"
     tables = benchmark("demo_tables", monkeypatch)
@@ -230,7 +230,8 @@ def test_the_tables_on_self_improvement_are_the_committed_figures(monkeypatch):
     shown = dict(re.findall(r"<!-- table:([\w-]+) -->\n(.*?)\n<!-- /table -->", text, flags=re.DOTALL))
     tables = benchmark("evolve_tables", monkeypatch).tables()
     assert shown == tables, "run python benchmarks/evolve_tables.py"
-    assert tables["ukp_convincing"] in (ROOT / "README.md").read_text(encoding="utf-8"), "run the same"
+    for data in ("ukp_convincing", "hh_harmless"):
+        assert tables[data] in README, "run the same"
 
 
 def test_the_table_on_alignment_is_the_committed_figures(monkeypatch):
