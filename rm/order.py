@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
+from transformers import TrainerCallback
 
 from labeling.errors import DataError
 
@@ -116,3 +118,14 @@ class LengthGrouped(Shuffled):
         shuffled = [steps[i] for i in generator.permutation(len(steps))]
         rest = sorted_order[full * self.step_size :]  # an incomplete step comes last, or it would shift the others
         return np.concatenate([*shuffled, rest])
+
+
+class OrderOfEpoch(TrainerCallback):
+    """Tells an order which epoch begins: of a resumed one, several processes' data loaders do not."""
+
+    def __init__(self, order: Shuffled) -> None:
+        self.order = order
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Set the epoch."""
+        self.order.set_epoch(int(state.epoch or 0))

@@ -25,7 +25,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -38,7 +37,7 @@ from rm.held_out import held_out_pairs, measure, split
 from rm.lora import Adapter, merged
 from rm.model import RewardModel, load_base, no_bars, warn_of_truncation
 from rm.objectives import Objective
-from rm.order import LengthGrouped, Shuffled
+from rm.order import LengthGrouped, OrderOfEpoch, Shuffled
 from rm.shared_prefix import accept_packed, cannot_pack, is_causal
 from rm.sources import MixedPairs, input_hashes, training_pairs
 from rm.steps import Part, Step, StepCollator, in_step, pair_rewards
@@ -158,8 +157,8 @@ class PairTrainer(Trainer):
         self.bar = RichProgress() if sys.stderr.isatty() else None
         if self.bar:
             self.add_callback(self.bar)
-        self.order: Shuffled | None = None
-        self.add_callback(OrderOfEpoch(self))
+        self.order = self._order()
+        self.add_callback(OrderOfEpoch(self.order))
         if config.patience is not None and held_out is not None:
             self.add_callback(EarlyStoppingCallback(config.patience))
 
@@ -172,15 +171,15 @@ class PairTrainer(Trainer):
                 self.bar.progress.stop()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Shuffled:  # noqa: ARG002
+        return self.order
+
+    def _order(self) -> Shuffled:
         mixture = self.pairs.mixture
         step_size = self.args.train_batch_size * self.args.world_size
         filled = step_size if self.args.world_size > 1 else 1
         if self.packed:
-            self.order = Shuffled(mixture, self.config.seed, filled)
-        else:
-            longest = self.pairs.lengths[:, :2].max(axis=1)
-            self.order = LengthGrouped(mixture, self.config.seed, longest, step_size, filled)
-        return self.order
+            return Shuffled(mixture, self.config.seed, filled)
+        return LengthGrouped(mixture, self.config.seed, self.pairs.lengths[:, :2].max(axis=1), step_size, filled)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Write a checkpoint's weights; with LoRA only those that learn, since the others are the base's."""
@@ -291,18 +290,6 @@ class PairTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002
         """Return 0: transformers' estimate reads `input_ids`."""
         return 0
-
-
-class OrderOfEpoch(TrainerCallback):
-    """Tells the order which epoch begins: of a resumed one, several processes' data loaders do not."""
-
-    def __init__(self, trainer: PairTrainer) -> None:
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Set the epoch."""
-        if self.trainer.order is not None:
-            self.trainer.order.set_epoch(int(state.epoch or 0))
 
 
 def gathered(trainer: PairTrainer, config: RewardConfig) -> tuple[PreTrainedModel, PeftModel | None]:

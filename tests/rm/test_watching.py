@@ -130,14 +130,19 @@ def test_the_log_has_what_is_seen_of_training_and_of_held_out_pairs(
     assert not (out / STOPPING_PROMPTS).exists()  # nothing was decided by it
 
 
+def contradicted(universal: Write, conversations: Rows) -> tuple[list[Row], Path, Path]:
+    """Rows, pairs to train on (16) and held-out pairs (8) whose labels are the other way round."""
+    rows = conversations(24)
+    held_out = universal([(p, bad, good) for p, good, bad in rows[16:]], "held_out.parquet")
+    return rows, universal(rows[:16], "train.parquet"), held_out
+
+
 @pytest.mark.slow
 def test_training_stops_early_and_keeps_the_best_weights(
     tiny: str, universal: Write, conversations: Rows, tmp_path: Path
 ) -> None:
-    """The held-out labels contradict what is trained on: the longer the training, the worse."""
-    rows = conversations(24)
-    data = universal(rows[:16], "train.parquet")
-    held_out = universal([(p, bad, good) for p, good, bad in rows[16:]], "held_out.parquet")
+    """The longer the training, the worse."""
+    rows, data, held_out = contradicted(universal, conversations)
     options = config(tiny, epochs=20, eval_steps=1, patience=2, warmup_share=0.0)
     out = train(data, options, out=tmp_path / "rm", held_out=held_out)
     losses = [line["eval_log_loss"] for line in log_of(out) if "eval_log_loss" in line]
@@ -153,9 +158,7 @@ def test_training_stops_early_and_keeps_the_best_weights(
 def test_a_run_that_was_killed_while_it_waited_for_a_better_log_loss_stops_where_an_unbroken_one_does(
     tiny: str, universal: Write, conversations: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = conversations(24)
-    data = universal(rows[:16], "train.parquet")
-    held_out = universal([(p, bad, good) for p, good, bad in rows[16:]], "held_out.parquet")
+    _, data, held_out = contradicted(universal, conversations)
     options = config(tiny, epochs=20, eval_steps=1, patience=3, warmup_share=0.0)
     straight = train(data, options, out=tmp_path / "straight", held_out=held_out)
     losses = [line["eval_log_loss"] for line in log_of(straight) if "eval_log_loss" in line]
