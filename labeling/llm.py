@@ -65,7 +65,8 @@ class Completion:
     log_prob: float
     """Sum of those tokens' log-probabilities under the model (temperature 1, no top_p); NaN where none are given."""
     finish_reason: str
-    """stop (the model ended it, or a stop text did) or length (it was cut at max_tokens)."""
+    """stop (the model ended it, or a stop text did), length (it was cut at max_tokens) or refused (by a server that
+    will not answer the prompt: there is no text)."""
 
 
 class Engine(Protocol):
@@ -89,7 +90,8 @@ class Engine(Protocol):
     def choose(self, prompts: Sequence[Conversation], choices: Sequence[str]) -> FloatArray:
         """Return log-probabilities (n, k) of the k choices as answers to each prompt, renormalised over them.
 
-        A choice is scored as the start of the assistant's turn. Raises DataError if one choice is the start of another.
+        A choice is scored as the start of the assistant's turn; NaN where a server will not answer the prompt. Raises
+        DataError if one choice is the start of another.
         """
 
     def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:

@@ -13,6 +13,7 @@ import random
 import re
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from labeling.budget import Meter, Usage
-from labeling.errors import DataError, EngineError
+from labeling.errors import DataError, EngineError, WeakprefWarning
 from labeling.llm import Completion, Conversation, FloatArray, Sampling, renormalised, sample_seed
 from labeling.values import one_line
 
@@ -34,13 +35,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TOP = 20
+"""Likeliest first tokens asked for: the most that OpenAI and vLLM give."""
 FIRST_WORD = re.compile(r"\W*(\w+)")
 """The word a verdict begins with: "Based on ..." is no B."""
-"""Likeliest first tokens asked for: the most that OpenAI and vLLM give."""
 OPENAI = "https://api.openai.com/v1"
 """The server where none is named."""
 RETRIED = (408, 409, 429)
 """Statuses worth another try, beside 500 and above."""
+OF_THE_PROMPT = (400, 403, 413, 422)
+"""Statuses that may be about one prompt, where the message says so."""
+REFUSES = re.compile(
+    r"content[ _-]?(filter|polic|management)|responsible.?ai|moderation|flagged|safety|invalid_prompt"
+    r"|context[ _-]?(length|window)|maximum context|too[ _]long|string_above_max_length",
+    re.IGNORECASE,
+)
+"""What servers say of a prompt that they will never answer: its content, or its length."""
 LONGEST_WAIT_S = 60.0
 
 
@@ -71,8 +80,10 @@ class OpenAIEngine:
     meter: Meter = field(init=False, repr=False, compare=False)
     """Of all requests sent, for a `BudgetedEngine`."""
     _pace: Pace = field(init=False, repr=False, compare=False)
-    _refused: threading.Event = field(init=False, repr=False, compare=False, default_factory=threading.Event)
+    _no_log_probs: threading.Event = field(init=False, repr=False, compare=False, default_factory=threading.Event)
     """Set once the server refused log-probabilities of texts: they are not asked for again."""
+    _warned: threading.Event = field(init=False, repr=False, compare=False, default_factory=threading.Event)
+    """Set once a refused prompt was warned of."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "meter", Meter(1 + self.verdicts))
@@ -80,8 +91,10 @@ class OpenAIEngine:
 
     @property
     def source(self) -> str:
-        """What a cached answer belongs to: the model on its server."""
-        return f"{self.model} at {server_name(self.base_url or os.environ.get('OPENAI_BASE_URL') or OPENAI)}"
+        """What a cached answer belongs to: the model on its server, and how verdicts are sampled, if not as usual."""
+        server = server_name(self.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI)
+        unusual = (self.verdicts, self.seed) != (OpenAIEngine.verdicts, OpenAIEngine.seed)
+        return f"{self.model} at {server}" + unusual * f", {self.verdicts} verdicts of seed {self.seed}"
 
     @property
     def context(self) -> None:
@@ -90,20 +103,24 @@ class OpenAIEngine:
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
         """Return `sampling.n` completions for each prompt, in order; how far a seed is kept is the server's matter.
 
-        Raises EngineError naming the first request that failed for good.
+        A prompt whose content or length the server refuses has empty texts, `finish_reason` refused; the first is
+        warned of. Raises EngineError naming the first request that failed for good.
         """
         numbers = range(sampling.first, sampling.first + sampling.n)
         asked = [(row, number) for row in range(len(prompts)) for number in numbers]
 
         def ask(place: tuple[int, int]) -> Completion:
             row, number = place
-            settings, name = _settings(prompts[row], sampling, number), f"prompt {row}, sample {number}"
+            settings, name = _settings(prompts[row], sampling, number), f"{_named(prompts[row])}, sample {number}"
+            with_log_probs = {} if self._no_log_probs.is_set() else {"logprobs": True}
             try:
-                with_log_probs = {} if self._refused.is_set() else {"logprobs": True}
-                return _completion(self._answer(prompts[row], with_log_probs | settings, name))
-            except _NoLogProbsError:
-                self._refused.set()
-                return _completion(self._answer(prompts[row], settings, name))
+                try:
+                    return _completion(self._answer(prompts[row], with_log_probs | settings, name))
+                except _NoLogProbsError:
+                    self._no_log_probs.set()
+                    return _completion(self._answer(prompts[row], settings, name))
+            except _RefusedError:
+                return Completion("", 0, math.nan, "refused")
 
         done = self._side_by_side(ask, asked)
         return [done[i : i + sampling.n] for i in range(0, len(done), sampling.n)]
@@ -113,37 +130,41 @@ class OpenAIEngine:
 
         From the log-probabilities of the answer's first token; a choice not among the likeliest 20 gets the least of
         them. Where the server gives none, from shares of sampled answers, half a vote added to each choice. A prompt
-        answered by no choice at all gets 1/k each. Raises DataError if one choice is the start of another, EngineError
-        naming the first request that failed for good.
+        answered by no choice at all gets 1/k each, one whose content or length the server refuses NaN; the first is
+        warned of. Raises DataError if one choice is the start of another, EngineError naming the first request that
+        failed for good.
         """
         for number, choice in enumerate(choices):
             if any(other.startswith(choice) for i, other in enumerate(choices) if i != number):
                 raise DataError(f"choice {choice!r} is the start of another, or is there twice; word them differently")
 
-        def ask(row: int) -> FloatArray:
+        def ask(prompt: Conversation) -> FloatArray:
             settings = {"max_tokens": 1, "temperature": 0.0, "logprobs": True, "top_logprobs": TOP}
-            with contextlib.suppress(_NoLogProbsError):
-                answer = self._answer(prompts[row], settings, f"prompt {row}").choices[0]
-                first = answer.logprobs.content if answer.logprobs else None
-                if first and first[0].top_logprobs:
-                    self.meter.once()
-                    return first_token_scores({top.token: top.logprob for top in first[0].top_logprobs}, choices)
-            return self._sampled_scores(prompts[row], choices, row)
+            try:
+                with contextlib.suppress(_NoLogProbsError):
+                    answer = self._answer(prompt, settings, _named(prompt)).choices[0]
+                    first = answer.logprobs.content if answer.logprobs else None
+                    if first and first[0].top_logprobs:
+                        self.meter.once()
+                        return first_token_scores({top.token: top.logprob for top in first[0].top_logprobs}, choices)
+                return self._sampled_scores(prompt, choices)
+            except _RefusedError:
+                return np.full(len(choices), math.nan)
 
-        scores = self._side_by_side(ask, range(len(prompts)))
+        scores = self._side_by_side(ask, prompts)
         return renormalised(np.array(scores, dtype=float).reshape(len(prompts), len(choices)))
 
     def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:
         """Return an estimate of each prompt's tokens, rather high: a third of its bytes, and eight a turn."""
         return [sum(len(turn["content"].encode()) // 3 + 8 for turn in prompt) for prompt in prompts]
 
-    def _sampled_scores(self, prompt: Conversation, choices: Sequence[str], row: int) -> FloatArray:
+    def _sampled_scores(self, prompt: Conversation, choices: Sequence[str]) -> FloatArray:
         self.meter.several()
         sampling = Sampling(temperature=1.0, max_tokens=max(len(choice.encode()) for choice in choices), seed=self.seed)
         votes = np.full(len(choices), 0.5)
         for number in range(self.verdicts):
             settings = _settings(prompt, sampling, number)
-            verdict = _completion(self._answer(prompt, settings, f"prompt {row}, verdict {number}"))
+            verdict = _completion(self._answer(prompt, settings, f"{_named(prompt)}, verdict {number}"))
             word = FIRST_WORD.match(verdict.text)
             votes += [word is not None and word[1] == choice for choice in choices]
         return np.asarray(np.log(votes / votes.sum()), dtype=float)
@@ -151,7 +172,8 @@ class OpenAIEngine:
     def _answer(self, prompt: Conversation, settings: Mapping[str, Any], name: str) -> ChatCompletion:
         """Return the server's answer, a text at least in it; asked again after failures that may pass.
 
-        Raises _NoLogProbsError where the server refuses log-probabilities, EngineError where it gives no usable answer.
+        Raises _NoLogProbsError where the server refuses log-probabilities, _RefusedError where it refuses the prompt,
+        EngineError where it gives no usable answer.
         """
         import openai
 
@@ -159,7 +181,13 @@ class OpenAIEngine:
             wait: float | None = None
             try:
                 return self._sent(prompt, settings)
+            except _RefusedError as error:
+                self._warn_of_refusal(name, one_line(error))
+                raise
             except openai.APIStatusError as error:
+                if error.status_code in OF_THE_PROMPT and REFUSES.search(f"{error.code} {error}"):
+                    self._warn_of_refusal(name, one_line(error))
+                    raise _RefusedError from error
                 if error.status_code == 400 and "logprobs" in settings and "logprob" in str(error).lower():
                     raise _NoLogProbsError from error
                 if error.status_code < 500 and error.status_code not in RETRIED:
@@ -175,6 +203,15 @@ class OpenAIEngine:
             f"{name}: no usable answer from {self.model} in {self.attempts} tries; the last failure was {failure}; "
             "start again later (a CachedEngine keeps what is done), with lower limits or more attempts"
         )
+
+    def _warn_of_refusal(self, name: str, why: str) -> None:
+        if not self._warned.is_set():
+            self._warned.set()
+            text = (
+                f"{name}: {self.model} refuses it ({why}); it gets no answer, so that judges abstain, and neither does "
+                "any other prompt refused like that"
+            )
+            warnings.warn(text, WeakprefWarning, stacklevel=2)
 
     def _sent(self, prompt: Conversation, settings: Mapping[str, Any]) -> ChatCompletion:
         """Return the answer to one request. One that the server refuses counts as a request without tokens; one that
@@ -226,6 +263,10 @@ class _NoLogProbsError(Exception):
     """The server refuses log-probabilities."""
 
 
+class _RefusedError(Exception):
+    """The server will never answer this prompt, whatever else it does."""
+
+
 class Pace:
     """Lets requests through evenly, at most so many, and so many tokens, a minute."""
 
@@ -256,25 +297,28 @@ def server_name(url: str) -> str:
 
 
 def first_token_scores(top: Mapping[str, float], choices: Sequence[str]) -> FloatArray:
-    """Return log-probabilities (k,) of choices, from those of the likeliest first tokens; exact spelling goes first.
+    """Return log-probabilities (k,) of choices, from those of the likeliest first tokens.
 
-    A token that starts several choices counts for none. A choice that is not there gets the least of them all; if none
-    is there, all get the same.
+    Tokens that start the same choice, white space around them aside, count together; one that starts several choices
+    counts for none. A choice that is not there gets the least of them all; if none is there, all get the same.
 
-    >>> first_token_scores({"A": -0.1, " A": -3.0, "B": -2.5}, ["A", "B", "C"]).tolist()
-    [-0.1, -2.5, -3.0]
+    >>> first_token_scores({"A": -0.1, " A": -3.0, "B": -2.5}, ["A", "B", "C"]).round(3).tolist()
+    [-0.046, -2.5, -3.0]
     """
-    found = [math.nan] * len(choices)
-    for spelling in (lambda token: token, str.strip):
-        for token, log_p in top.items():
-            start = spelling(token)
-            meant = [i for i, choice in enumerate(choices) if start and choice.startswith(start)]
-            if len(meant) == 1 and math.isnan(found[meant[0]]):
-                found[meant[0]] = log_p
-    if all(map(math.isnan, found)):
+    found = np.full(len(choices), -math.inf)
+    for token, log_p in top.items():
+        start = token.strip()
+        meant = [i for i, choice in enumerate(choices) if start and choice.startswith(start)]
+        if len(meant) == 1:
+            found[meant[0]] = np.logaddexp(found[meant[0]], log_p)
+    if np.isneginf(found).all():
         return np.zeros(len(choices))
-    least = min(top.values())
-    return np.array([least if math.isnan(log_p) else log_p for log_p in found])
+    return np.where(np.isneginf(found), min(top.values()), found)
+
+
+def _named(prompt: Conversation) -> str:
+    """Return the prompt's last words as a message names it."""
+    return f"prompt ...{' '.join(prompt[-1]['content'].split())[-60:]!r}"
 
 
 def _settings(prompt: Conversation, sampling: Sampling, number: int) -> dict[str, Any]:
@@ -288,11 +332,17 @@ def _settings(prompt: Conversation, sampling: Sampling, number: int) -> dict[str
 
 
 def _checked(answer: Any) -> ChatCompletion:
-    """Return the answer; the client passes on any JSON it gets. Raises ValueError where there is no text in it."""
+    """Return the answer; the client passes on any JSON it gets.
+
+    Raises ValueError where there is no text in it, _RefusedError where the server says that there will be none.
+    """
     choices = getattr(answer, "choices", None)
     if not choices:
         raise ValueError("an answer without choices")
-    if getattr(getattr(choices[0], "message", None), "content", None) is None:
+    message = getattr(choices[0], "message", None)
+    if getattr(choices[0], "finish_reason", None) == "content_filter" or getattr(message, "refusal", None):
+        raise _RefusedError(getattr(message, "refusal", None) or "content_filter")
+    if getattr(message, "content", None) is None:
         raise ValueError("a choice without text")
     checked: ChatCompletion = answer
     return checked

@@ -125,12 +125,11 @@ class PairwiseJudge:
         if self.reasoning is None:
             return letter_log_odds(self.engine, prompts), 0, 0, math.nan
         drawn = self.engine.generate(prompts, self.reasoning)
-        followed = [
-            self._followed(prompt, sample.text)
-            for prompt, samples in zip(prompts, drawn, strict=True)
-            for sample in samples
-        ]
-        each = letter_log_odds(self.engine, followed).reshape(len(prompts), -1)
+        answered = np.array([[sample.finish_reason != "refused" for sample in samples] for samples in drawn])
+        followed = [self._followed(prompts[i], drawn[i][number].text) for i, number in np.argwhere(answered)]
+        each = np.full(answered.shape, np.nan)
+        if followed:
+            each[answered] = letter_log_odds(self.engine, followed)
         written = sum(sample.n_tokens for samples in drawn for sample in samples)
         return each.mean(axis=1), sum(self.engine.count_tokens(followed)), written, agreement(np.sign(each))
 
@@ -153,7 +152,8 @@ def decide(
 ) -> tuple[Votes, FloatArray, dict[str, int]]:
     """Return votes, margins and reasons to abstain from the log-odds of A in both orders, shape (n, 2).
 
-    Reasons: too_long (nothing was asked), no_answer, flipped (each order names another response), tie.
+    Reasons: too_long (nothing was asked), no_answer (such as a prompt that a server refuses), flipped (each order names
+    another response), tie.
     """
     margins = orders.mean(axis=1)
     flipped = orders[:, 0] * orders[:, 1] < 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 def prepare(model: PreTrainedModel, config: RewardConfig) -> PeftModel | None:
     """Set dropout to 0, freeze what is not trained, and put LoRA's adapters in where asked for; returns peft's wrapper.
 
-    In place: `model` is what is trained, with or without adapters.
+    In place: `model` is what is trained, with or without adapters. Its head keeps its precision under autocast.
     """
     disable_dropout(model)
     freeze(model, config.freeze_layers)
     adapted = with_lora(model, heads(model), config) if config.lora_r else None
     if not config.center_rewards:
         fix_constant(model)
+    head_beside_autocast(model)
     return adapted
 
 
@@ -37,6 +39,19 @@ def heads(model: PreTrainedModel) -> list[str]:
 def is_head(model: torch.nn.Module, parameter: str) -> bool:
     """Return whether a parameter belongs to the score head: to no part of the base model."""
     return not parameter.removeprefix("module.").startswith(f"{getattr(model, 'module', model).base_model_prefix}.")
+
+
+def head_beside_autocast(model: PreTrainedModel) -> None:
+    """Let the score head compute in its weights' precision, or under bfloat16 autocast near rewards would be equal."""
+    for name, module in model.named_children():
+        if name != model.base_model_prefix:
+            module.forward = types.MethodType(_beside_autocast, module)
+
+
+def _beside_autocast(self: torch.nn.Module, hidden: torch.Tensor) -> Any:
+    precision = next((parameter.dtype for parameter in self.parameters()), hidden.dtype)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return type(self).forward(self, hidden.to(precision))
 
 
 def fix_constant(model: PreTrainedModel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import socket
 import threading
 import time
@@ -19,10 +20,11 @@ import openai  # noqa: F401  (slow to import: not on the first test's time)
 import pytest
 
 from labeling.budget import BudgetedEngine, Limits, Price, Usage
-from labeling.errors import BudgetError, DataError, EngineError
+from labeling.errors import BudgetError, DataError, EngineError, WeakprefWarning
 from labeling.llm import Engine, Sampling, renormalised
 from labeling.llm_cache import CachedEngine
 from labeling.openai_engine import OpenAIEngine, Pace, first_token_scores
+from labeling.pairwise_judge import PairwiseJudge
 
 PROMPTS = [[{"role": "user", "content": f"Question {i}?"}] for i in range(12)]
 TOP = {"A": -0.2, "B": -2.0, " A": -4.0, "The": -5.0}
@@ -174,7 +176,7 @@ def test_it_is_an_engine_and_answers_come_back_in_order(serve: Any) -> None:
 def test_choices_are_scored_by_the_first_tokens_log_probabilities(serve: Any) -> None:
     engine, script = serve(good)
     found = engine.choose(PROMPTS, ["A", "B", "C"])
-    np.testing.assert_allclose(found, renormalised(np.array([[-0.2, -2.0, -5.0]] * 12)))
+    np.testing.assert_allclose(found, renormalised(np.array([[np.logaddexp(-0.2, -4.0), -2.0, -5.0]] * 12)))
     assert {(request["max_tokens"], request["top_logprobs"]) for request in script.requests} == {(1, 20)}
     assert engine.choose([], ["A", "B"]).shape == (0, 2)
 
@@ -300,16 +302,77 @@ def test_a_failure_that_passes_is_asked_again(serve: Any, failure: str) -> None:
 @pytest.mark.parametrize("failure", [pytest.param(f, marks=[pytest.mark.slow] * (f == "hang")) for f in FAILURES])
 def test_a_failure_that_stays_names_the_request(serve: Any, failure: str) -> None:
     engine, script = serve(FAILURES[failure], timeout_s=0.2 if failure == "hang" else 10)
-    with pytest.raises(EngineError, match=r"prompt 0: no usable answer from m in 3 tries; the last failure was \w+"):
+    with pytest.raises(
+        EngineError, match=r"prompt ...'Question 0\?': no usable answer from m in 3 tries; the last failure was \w+"
+    ):
         engine.choose(PROMPTS[:1], ["A", "B"])
     assert len(script.requests) == 3
 
 
 def test_a_request_the_server_refuses_is_not_asked_again(serve: Any) -> None:
     engine, script = serve(status(401))
-    with pytest.raises(EngineError, match=r"prompt 0, sample 0: m refuses it \(.*401.*on purpose"):
+    with pytest.raises(EngineError, match=r"prompt ...'Question 0\?', sample 0: m refuses it \(.*401.*on purpose"):
         engine.generate(PROMPTS[:1], Sampling())
     assert len(script.requests) == 1
+
+
+def refuses_some(answer: Answer) -> Answer:
+    """Answer so where the prompt is Question 1 or 3, well elsewhere."""
+    return lambda handler, request: (answer if re.search("Question [13]", str(request["messages"])) else good)(
+        handler, request
+    )
+
+
+REFUSALS = {
+    "content filter, an error": lambda handler, request: send(
+        handler, 400, b'{"error": {"message": "the prompt triggered the policy", "code": "content_filter"}}'
+    ),
+    "moderation, an error": lambda handler, request: send(
+        handler, 403, b'{"error": {"message": "Your input was flagged"}}'
+    ),
+    "too long, an error": lambda handler, request: send(
+        handler, 400, b'{"message": "This model\'s maximum context length is 8 tokens", "code": 400}'
+    ),
+    "content filter, an answer": body(completion(None).replace(b'"stop"', b'"content_filter"')),
+    "refusal, an answer": body(completion(None).replace(b'"content": null', b'"content": null, "refusal": "No."')),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_prompt_the_server_refuses_has_no_answer_and_the_others_have(
+    serve: Any, refusal: str, tmp_path: Path
+) -> None:
+    engine, script = serve(refuses_some(REFUSALS[refusal]))
+    with pytest.warns(WeakprefWarning, match=r"prompt ...'Question [13]\?'.* m refuses it .* judges abstain") as warned:
+        found = CachedEngine(engine, tmp_path / "answers").choose(PROMPTS[:5], ["A", "B"])
+    assert len(warned) == 1
+    assert np.isnan(found).all(axis=1).tolist() == [False, True, False, True, False]
+    assert len(script.requests) == 5  # none is tried again
+    again = CachedEngine(engine, tmp_path / "answers").choose(PROMPTS[:5], ["A", "B"])
+    np.testing.assert_array_equal(again, found)
+    texts = engine.generate(PROMPTS[:2], Sampling())
+    assert [samples[0].finish_reason for samples in texts] == ["stop", "refused"]
+    assert texts[1][0].text == ""
+    assert len(script.requests) == 7
+
+
+@pytest.mark.filterwarnings("ignore:.*refuses it:labeling.errors.WeakprefWarning")
+@pytest.mark.parametrize("reasoning", [None, Sampling(max_tokens=5, temperature=1.0, n=2)])
+def test_a_judge_abstains_where_the_server_refuses_a_prompt(
+    serve: Any, pairs_of: Any, reasoning: Sampling | None
+) -> None:
+    engine, _ = serve(refuses_some(REFUSALS["content filter, an answer"]))
+    pairs = pairs_of([("Question 0", "x", "y", 1.0), ("Question 1", "x", "y", 1.0)])
+    found = PairwiseJudge(engine, on_flip="keep", reasoning=reasoning).judge(pairs.voter_table())
+    assert np.isnan(found.margins).tolist() == [False, True]
+    assert found.abstained["no_answer"] == 1
+
+
+def test_how_verdicts_are_sampled_belongs_to_a_cached_answer() -> None:
+    usual = OpenAIEngine("m", "http://here")
+    assert usual.source == OpenAIEngine("m", "http://here", verdicts=8, seed=0).source
+    sources = {usual.source, replace(usual, verdicts=4).source, replace(usual, seed=1).source}
+    assert len(sources) == 3
 
 
 def test_after_a_failure_for_good_no_further_request_is_begun(serve: Any) -> None:
@@ -350,7 +413,8 @@ def test_requests_keep_to_the_limits_a_minute(serve: Any) -> None:
 
 def test_first_tokens_count_for_the_one_choice_they_start() -> None:
     assert first_token_scores({" B": -1.0, "A": -2.0}, ["A", "B"]).tolist() == [-2.0, -1.0]
-    assert first_token_scores({"A": -1.0, " A": -0.5, "B": -3.0}, ["A", "B"]).tolist() == [-1.0, -3.0]
+    both = first_token_scores({"A": -5.0, " A": -0.5, "B": -3.0}, ["A", "B"])  # one spelling of A is unlikelier than B
+    np.testing.assert_allclose(both, [np.logaddexp(-5.0, -0.5), -3.0])
     assert first_token_scores({"Response": -0.1, "No": -3.0}, ["Response A", "Response B"]).tolist() == [0.0, 0.0]
     assert first_token_scores({"ye": -1.0, "n": -2.0, "": -0.1}, ["yes", "no"]).tolist() == [-1.0, -2.0]
 

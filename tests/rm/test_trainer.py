@@ -18,6 +18,8 @@ from labeling.files import sha256
 from rm.arguments import training_arguments
 from rm.config import RewardConfig
 from rm.model import RewardModel, load_base
+from rm.packing import pack
+from rm.shared_prefix import accept_packed, is_causal, packed_rewards
 from rm.trainable import freeze, is_head, prepare
 from rm.trainer import PairTrainer, train
 
@@ -239,6 +241,25 @@ def test_gradient_checkpointing_and_bfloat16_train_much_the_same_model(
     frugal = train(data, config(tiny, epochs=20, gradient_checkpointing=True), out=tmp_path / "frugal")
     assert_alike(plain, frugal, rows)
     assert_alike(plain, train(data, config(tiny, epochs=20, bf16=True), out=tmp_path / "bf16"), rows, 0.1)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("lora_r", [0, 4])
+@pytest.mark.parametrize("base", ["llama", "bert"])
+def test_rewards_are_not_rounded_to_bfloat16_under_autocast(
+    bases: dict[str, str], base: str, packed: bool, lora_r: int
+) -> None:
+    model, _ = load_base(bases[base], 128)
+    prepare(model, config(bases[base], lora_r=lora_r))
+    ids = torch.arange(60).view(20, 3)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        if packed:
+            accept_packed(model)
+            rewards = packed_rewards(model, pack([[row] for row in ids.int().numpy()], causal=is_causal(model)))
+        else:
+            rewards = model(ids, attention_mask=torch.ones_like(ids)).logits[:, 0]
+    assert rewards.dtype == torch.float32
+    assert (rewards != rewards.bfloat16().float()).sum() > 10
 
 
 def test_an_existing_out_is_never_overwritten(tiny: str, universal: Write, conversations: Rows, tmp_path: Path) -> None:
