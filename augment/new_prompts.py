@@ -25,7 +25,7 @@ KEYWORDS = (
 SAMPLING = Sampling(temperature=0.6, top_p=0.9, max_tokens=512)
 """Temperature and top-p of self-rewarding models (arXiv 2401.10020)."""
 
-NUMBERED = re.compile(r"^\W*(?:task|example|request|prompt)?\s*\d+\s*[.:)]\s*", re.IGNORECASE | re.MULTILINE)
+NUMBERED = re.compile(r"^\W*(?:task|example|request|prompt)?\s*(\d+)\s*[.:)]\s*", re.IGNORECASE | re.MULTILINE)
 """How an item of the list begins."""
 
 
@@ -98,21 +98,22 @@ def new_prompts(
         watch(wanted=n)
         while len(kept) < n and n_requests < most:
             size = min(how.batch, most - n_requests)
-            requests = [request(_examples(seeds, kept, how, rng)) for _ in range(size)]
+            shown = [_examples(seeds, kept, how, rng) for _ in range(size)]
             # Another seed for every batch: few seeds mean that the same request comes again.
-            answers = engine.generate(requests, replace(sampling, seed=sampling.seed + n_requests))
-            completions = [completion for samples in answers for completion in samples]
-            before, written = len(kept), sum(completion.n_tokens for completion in completions)
-            for text, cut in (item for completion in completions for item in items(completion)):
+            answers = engine.generate([*map(request, shown)], replace(sampling, seed=sampling.seed + n_requests))
+            before, written = len(kept), sum(completion.n_tokens for samples in answers for completion in samples)
+            asked = zip(shown, answers, strict=True)
+            found = ((completion, len(examples) + 1) for examples, samples in asked for completion in samples)
+            for text, cut in (item for completion, first in found for item in items(completion, first)):
                 reason = "enough were found before" if len(kept) >= n else pool.refuse(text, cut)
                 kept += [] if reason else [text]
                 left_out.update([reason] if reason else [])
             n_requests, n_tokens = n_requests + size, n_tokens + written
             watch(done=len(kept) - before, tokens=written)
-    found = tuple([{"role": "user", "content": text}] for text in kept)
-    if len(found) < n:
-        _warn(len(found), n, n_requests, left_out)
-    return NewPrompts(found, dict(sorted(left_out.items())), n_requests, n_tokens)
+    if len(kept) < n:
+        _warn(len(kept), n, n_requests, left_out)
+    prompts = tuple([{"role": "user", "content": text}] for text in kept)
+    return NewPrompts(prompts, dict(sorted(left_out.items())), n_requests, n_tokens)
 
 
 def request(examples: Sequence[str]) -> Conversation:
@@ -129,15 +130,18 @@ def request(examples: Sequence[str]) -> Conversation:
     return [{"role": "user", "content": f"{asked}\n\n{listed}Task {len(examples) + 1}:"}]
 
 
-def items(completion: Completion) -> Iterator[tuple[str, bool]]:
+def items(completion: Completion, first: int) -> Iterator[tuple[str, bool]]:
     """Yield the prompts in what a model wrote, white space collapsed, and whether each was cut at the end.
 
-    What stands before the first number is an introduction; without any number, the whole text is one prompt.
+    What stands before the first number is an introduction, unless that number follows `first`, the one that the request
+    ended with: then it is the prompt of that number. Without any number, the whole text is one prompt.
     """
-    starts = list(NUMBERED.finditer(completion.text))
-    ends = [found.start() for found in starts[1:]] + [len(completion.text)]
-    bodies = [completion.text[found.end() : end] for found, end in zip(starts, ends, strict=False)]
-    bodies = bodies if starts else [completion.text]
+    text, starts = completion.text, list(NUMBERED.finditer(completion.text))
+    ends = [found.start() for found in starts[1:]] + [len(text)]
+    bodies = [text[found.end() : end] for found, end in zip(starts, ends, strict=False)]
+    before = text[: starts[0].start()] if starts else text
+    if not starts or (int(starts[0][1]) == first + 1 and before.strip()):
+        bodies = [before, *bodies]
     for i, body in enumerate(bodies):
         yield " ".join(body.split()), completion.finish_reason == "length" and i == len(bodies) - 1
 

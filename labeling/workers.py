@@ -108,11 +108,26 @@ def _packs(voter: Voter) -> bool:
 
 
 def _homes(voters: Sequence[Voter]) -> list[ModuleType]:
-    """Return the loaded modules the voters' functions live in that a worker could not import by name."""
+    """Return the loaded modules that a worker could not import by name: where the voters' functions live, and the files
+    these modules take something from."""
     functions = [getattr(voter, "function", voter) for voter in voters]
     names = {getattr(getattr(function, "_f", function), "__module__", None) for function in functions}
-    modules = [sys.modules[name] for name in sorted(name for name in names if name) if name in sys.modules]
-    return [module for module in modules if module.__name__ != "__main__" and not _importable(module)]
+    found: dict[str, ModuleType] = {}
+    left = [sys.modules[name] for name in sorted(name for name in names if name) if name in sys.modules]
+    while left:
+        module = left.pop()
+        if module.__name__ not in ("__main__", *found) and not _importable(module):
+            found[module.__name__] = module
+            others = map(_module_of, vars(module).values())
+            left += [other for other in others if other is not None and getattr(other, "__file__", None)]
+    return list(found.values())
+
+
+def _module_of(value: Any) -> ModuleType | None:
+    if isinstance(value, ModuleType):
+        return value
+    name = getattr(value, "__module__", None)
+    return sys.modules.get(name) if isinstance(name, str) else None
 
 
 def _importable(module: ModuleType) -> bool:

@@ -129,7 +129,13 @@ def test_one_seed_asked_again_is_asked_with_another_seed():
     ],
 )
 def test_a_completion_is_split_at_numbered_lines(text, found):
-    assert [item for item, _ in items(Completion(text, 1, -1.0, "stop"))] == found
+    assert [item for item, _ in items(Completion(text, 1, -1.0, "stop"), first=1)] == found
+
+
+def test_the_number_the_request_ends_with_has_a_prompt_before_the_next_number():
+    written = Completion("Name a river.\nTask 10: Sing.", 1, -1.0, "stop")
+    assert [item for item, _ in items(written, first=9)] == ["Name a river.", "Sing."]
+    assert [item for item, _ in items(written, first=8)] == ["Sing."]  # an introduction
 
 
 def test_similarity_is_rouge_l_to_the_last_digit_and_knows_other_scripts():

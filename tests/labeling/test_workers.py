@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from augment.commands import voters_of
 from labeling.apply import apply
 from labeling.errors import VoterError, WeakprefWarning
 from labeling.pairs import Pair, Pairs
@@ -99,6 +100,19 @@ def test_functions_of_a_file_that_cannot_be_imported_vote_in_processes(
     spec.loader.exec_module(module)
     pairs = make_pairs(40)
     assert_same(apply([module.short], pairs, workers=2), apply([module.short], pairs, workers=1))
+
+
+def test_a_file_of_voters_takes_its_neighbours_along_into_processes(make_pairs: MakePairs, tmp_path: Path) -> None:
+    (tmp_path / "limits_of_mine.py").write_text("LIMIT = 12\n")
+    (tmp_path / "sizes_of_mine.py").write_text(
+        "import limits_of_mine\ndef small(text): return len(text) < limits_of_mine.LIMIT\n"
+    )
+    (tmp_path / "my_lfs.py").write_text(
+        "from labeling import labeling_function\nfrom sizes_of_mine import small\n"
+        "@labeling_function\ndef short(pair): return 0 if small(pair.response_a) else -1\n"
+    )
+    voters, pairs = voters_of(tmp_path / "my_lfs.py"), make_pairs(40)
+    assert_same(apply(voters, pairs, workers=2), apply(voters, pairs, workers=1))
 
 
 @pytest.mark.slow
