@@ -155,7 +155,8 @@ class DawidSkene:
         back = np.argsort(name_order(self.names_))
         joint, self.speaks_ = joint[:, back], speaks[back]
         self._base, self._says = base, says[back]
-        self.balance_ = float(joint[0, 0].sum() / joint[:, 0].sum())
+        prefer_a, prefer_b = joint[:, 0, 0] + joint[:, 0, 1] + joint[:, 0, 2]  # A and B alike, to the last bit
+        self.balance_ = float(prefer_a / (prefer_a + prefer_b))
         self.confusion_ = (joint / joint.sum(axis=2, keepdims=True)).transpose(1, 0, 2)
         right = joint[0, :, 0] + joint[1, :, 1]
         self.accuracy_ = right / (right + joint[0, :, 1] + joint[1, :, 0])

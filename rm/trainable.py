@@ -48,10 +48,10 @@ def head_beside_autocast(model: PreTrainedModel) -> None:
             module.forward = types.MethodType(_beside_autocast, module)
 
 
-def _beside_autocast(self: torch.nn.Module, hidden: torch.Tensor) -> Any:
+def _beside_autocast(self: torch.nn.Module, hidden: torch.Tensor, *more: Any, **named: Any) -> Any:
     precision = next((parameter.dtype for parameter in self.parameters()), hidden.dtype)
     with torch.autocast(hidden.device.type, enabled=False):
-        return type(self).forward(self, hidden.to(precision))
+        return type(self).forward(self, hidden.to(precision), *more, **named)
 
 
 def fix_constant(model: PreTrainedModel) -> None:
