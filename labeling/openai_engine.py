@@ -185,11 +185,11 @@ class OpenAIEngine:
                 self._warn_of_refusal(name, one_line(error))
                 raise
             except openai.APIStatusError as error:
+                if error.status_code == 400 and "logprobs" in settings and "logprob" in str(error).lower():
+                    raise _NoLogProbsError from error
                 if error.status_code in OF_THE_PROMPT and REFUSES.search(f"{error.code} {error}"):
                     self._warn_of_refusal(name, one_line(error))
                     raise _RefusedError from error
-                if error.status_code == 400 and "logprobs" in settings and "logprob" in str(error).lower():
-                    raise _NoLogProbsError from error
                 if error.status_code < 500 and error.status_code not in RETRIED:
                     raise EngineError(
                         f"{name}: {self.model} refuses it ({one_line(error)}); mend it and start again"
