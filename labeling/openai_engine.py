@@ -42,14 +42,12 @@ OPENAI = "https://api.openai.com/v1"
 """The server where none is named."""
 RETRIED = (408, 409, 429)
 """Statuses worth another try, beside 500 and above."""
-OF_THE_PROMPT = (400, 403, 413, 422)
+OF_THE_PROMPT = (400, 403, 422)
 """Statuses that may be about one prompt, where the message says so."""
 REFUSES = re.compile(
-    r"content[ _-]?(filter|polic|management)|responsible.?ai|moderation|flagged|safety|invalid_prompt"
-    r"|context[ _-]?(length|window)|maximum context|too[ _]long|string_above_max_length",
-    re.IGNORECASE,
+    r"content[ _-]?(filter|polic|management)|responsible.?ai|moderation|input was flagged|invalid_prompt", re.IGNORECASE
 )
-"""What servers say of a prompt that they will never answer: its content, or its length."""
+"""What servers say of a prompt whose content they will never answer."""
 LONGEST_WAIT_S = 60.0
 
 
@@ -82,8 +80,8 @@ class OpenAIEngine:
     _pace: Pace = field(init=False, repr=False, compare=False)
     _no_log_probs: threading.Event = field(init=False, repr=False, compare=False, default_factory=threading.Event)
     """Set once the server refused log-probabilities of texts: they are not asked for again."""
-    _warned: threading.Event = field(init=False, repr=False, compare=False, default_factory=threading.Event)
-    """Set once a refused prompt was warned of."""
+    _warned: Any = field(init=False, repr=False, compare=False, default_factory=threading.Lock)
+    """Taken once a refused prompt was warned of."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "meter", Meter(1 + self.verdicts))
@@ -103,7 +101,7 @@ class OpenAIEngine:
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
         """Return `sampling.n` completions for each prompt, in order; how far a seed is kept is the server's matter.
 
-        A prompt whose content or length the server refuses has empty texts, `finish_reason` refused; the first is
+        A prompt whose content the server refuses has empty texts, `finish_reason` refused; the first is
         warned of. Raises EngineError naming the first request that failed for good.
         """
         numbers = range(sampling.first, sampling.first + sampling.n)
@@ -130,9 +128,9 @@ class OpenAIEngine:
 
         From the log-probabilities of the answer's first token; a choice not among the likeliest 20 gets the least of
         them. Where the server gives none, from shares of sampled answers, half a vote added to each choice. A prompt
-        answered by no choice at all gets 1/k each, one whose content or length the server refuses NaN; the first is
-        warned of. Raises DataError if one choice is the start of another, EngineError naming the first request that
-        failed for good.
+        answered by no choice at all gets 1/k each, one whose content the server refuses NaN; the first is warned of.
+        Raises DataError if one choice is the start of another, EngineError naming the first request that failed for
+        good.
         """
         for number, choice in enumerate(choices):
             if any(other.startswith(choice) for i, other in enumerate(choices) if i != number):
@@ -187,7 +185,7 @@ class OpenAIEngine:
             except openai.APIStatusError as error:
                 if error.status_code == 400 and "logprobs" in settings and "logprob" in str(error).lower():
                     raise _NoLogProbsError from error
-                if error.status_code in OF_THE_PROMPT and REFUSES.search(f"{error.code} {error}"):
+                if error.status_code in OF_THE_PROMPT and REFUSES.search(_said(error)):
                     self._warn_of_refusal(name, one_line(error))
                     raise _RefusedError from error
                 if error.status_code < 500 and error.status_code not in RETRIED:
@@ -205,8 +203,7 @@ class OpenAIEngine:
         )
 
     def _warn_of_refusal(self, name: str, why: str) -> None:
-        if not self._warned.is_set():
-            self._warned.set()
+        if self._warned.acquire(blocking=False):
             text = (
                 f"{name}: {self.model} refuses it ({why}); it gets no answer, so that judges abstain, and neither does "
                 "any other prompt refused like that"
@@ -314,6 +311,12 @@ def first_token_scores(top: Mapping[str, float], choices: Sequence[str]) -> Floa
     if np.isneginf(found).all():
         return np.zeros(len(choices))
     return np.where(np.isneginf(found), min(top.values()), found)
+
+
+def _said(error: openai.APIStatusError) -> str:
+    """Return a server's code and message, and nothing else of its answer: that may repeat the prompt."""
+    message = error.body.get("message") if isinstance(error.body, Mapping) else ""
+    return f"{error.code} {error.type} {message}"
 
 
 def _named(prompt: Conversation) -> str:

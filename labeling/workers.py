@@ -119,8 +119,12 @@ def _homes(voters: Sequence[Voter]) -> list[ModuleType]:
         if module.__name__ not in ("__main__", *found) and not _importable(module):
             found[module.__name__] = module
             others = map(_module_of, vars(module).values())
-            left += [other for other in others if other is not None and getattr(other, "__file__", None)]
+            left += [other for other in others if other is not None and _is_file(other)]
     return list(found.values())
+
+
+def _is_file(module: ModuleType) -> bool:
+    return bool(getattr(module, "__file__", None)) and sys.modules.get(module.__name__) is module
 
 
 def _module_of(value: Any) -> ModuleType | None:

@@ -330,9 +330,6 @@ REFUSALS = {
     "moderation, an error": lambda handler, request: send(
         handler, 403, b'{"error": {"message": "Your input was flagged"}}'
     ),
-    "too long, an error": lambda handler, request: send(
-        handler, 400, b'{"message": "This model\'s maximum context length is 8 tokens", "code": 400}'
-    ),
     "content filter, an answer": body(completion(None).replace(b'"stop"', b'"content_filter"')),
     "refusal, an answer": body(completion(None).replace(b'"content": null', b'"content": null, "refusal": "No."')),
 }
@@ -354,6 +351,19 @@ def test_a_prompt_the_server_refuses_has_no_answer_and_the_others_have(
     assert [samples[0].finish_reason for samples in texts] == ["stop", "refused"]
     assert texts[1][0].text == ""
     assert len(script.requests) == 7
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"detail": [{"msg": "unknown field", "input": {"messages": "moderation, content filter"}}]},
+        {"message": "This model's maximum context length is 8 tokens", "code": 400},
+    ],
+)
+def test_an_error_that_repeats_the_prompt_or_is_about_lengths_ends_the_run(serve: Any, error: dict[str, Any]) -> None:
+    engine, _ = serve(lambda handler, request: send(handler, 400, json.dumps(error).encode()))
+    with pytest.raises(EngineError, match="refuses it"):
+        engine.generate(PROMPTS[:1], Sampling())
 
 
 @pytest.mark.filterwarnings("ignore:.*refuses it:labeling.errors.WeakprefWarning")
