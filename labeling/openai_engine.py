@@ -261,7 +261,7 @@ class _NoLogProbsError(Exception):
 
 
 class _RefusedError(Exception):
-    """The server will never answer this prompt, whatever else it does."""
+    """The server refuses the content of this prompt, or of its answer."""
 
 
 class Pace:
