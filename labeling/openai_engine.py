@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import random
@@ -27,6 +28,15 @@ import numpy as np
 from labeling.budget import Meter, Usage
 from labeling.errors import DataError, EngineError, WeakprefWarning
 from labeling.llm import Completion, Conversation, FloatArray, Sampling, renormalised, sample_seed
+from labeling.server_answers import (
+    AnswerRefusedError,
+    RefusedError,
+    asked_wait,
+    checked,
+    completion,
+    first_token_scores,
+    refuses,
+)
 from labeling.values import one_line
 
 if TYPE_CHECKING:
@@ -38,17 +48,12 @@ TOP = 20
 """Likeliest first tokens asked for: the most that OpenAI and vLLM give."""
 FIRST_WORD = re.compile(r"\W*(\w+)")
 """The word a verdict begins with: "Based on ..." is no B."""
+NAME_CHARS = 80
+"""As much of a prompt is named in messages."""
 OPENAI = "https://api.openai.com/v1"
 """The server where none is named."""
 RETRIED = (408, 409, 429)
 """Statuses worth another try, beside 500 and above."""
-OF_THE_PROMPT = (400, 403, 422)
-"""Statuses that may be about one prompt, where the message says so."""
-REFUSES = re.compile(
-    r"content[ _-]?(filter|polic|management)|responsible.?ai|moderation|input was flagged|invalid_prompt", re.IGNORECASE
-)
-"""What servers say of a prompt whose content they will never answer."""
-LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -105,19 +110,19 @@ class OpenAIEngine:
         warned of. Raises EngineError naming the first request that failed for good.
         """
         numbers = range(sampling.first, sampling.first + sampling.n)
-        asked = [(row, number) for row in range(len(prompts)) for number in numbers]
+        asked, names = [(row, number) for row in range(len(prompts)) for number in numbers], prompt_names(prompts)
 
         def ask(place: tuple[int, int]) -> Completion:
             row, number = place
-            settings, name = _settings(prompts[row], sampling, number), f"{_named(prompts[row])}, sample {number}"
+            settings, name = _settings(prompts[row], sampling, number), f"{names[row]}, sample {number}"
             with_log_probs = {} if self._no_log_probs.is_set() else {"logprobs": True}
             try:
                 try:
-                    return _completion(self._answer(prompts[row], with_log_probs | settings, name))
+                    return completion(self._answer(prompts[row], with_log_probs | settings, name))
                 except _NoLogProbsError:
                     self._no_log_probs.set()
-                    return _completion(self._answer(prompts[row], settings, name))
-            except _RefusedError:
+                    return completion(self._answer(prompts[row], settings, name))
+            except RefusedError:
                 return Completion("", 0, math.nan, "refused")
 
         done = self._side_by_side(ask, asked)
@@ -136,42 +141,51 @@ class OpenAIEngine:
             if any(other.startswith(choice) for i, other in enumerate(choices) if i != number):
                 raise DataError(f"choice {choice!r} is the start of another, or is there twice; word them differently")
 
-        def ask(prompt: Conversation) -> FloatArray:
+        names = prompt_names(prompts)
+
+        def ask(row: int) -> FloatArray:
             settings = {"max_tokens": 1, "temperature": 0.0, "logprobs": True, "top_logprobs": TOP}
             try:
                 with contextlib.suppress(_NoLogProbsError):
-                    answer = self._answer(prompt, settings, _named(prompt)).choices[0]
+                    answer = self._answer(prompts[row], settings, names[row]).choices[0]
                     first = answer.logprobs.content if answer.logprobs else None
                     if first and first[0].top_logprobs:
                         self.meter.once()
                         return first_token_scores({top.token: top.logprob for top in first[0].top_logprobs}, choices)
-                return self._sampled_scores(prompt, choices)
-            except _RefusedError:
+                return self._sampled_scores(prompts[row], choices, names[row])
+            except RefusedError:
                 return np.full(len(choices), math.nan)
 
-        scores = self._side_by_side(ask, prompts)
+        scores = self._side_by_side(ask, range(len(prompts)))
         return renormalised(np.array(scores, dtype=float).reshape(len(prompts), len(choices)))
 
     def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:
         """Return an estimate of each prompt's tokens, rather high: a third of its bytes, and eight a turn."""
         return [sum(len(turn["content"].encode()) // 3 + 8 for turn in prompt) for prompt in prompts]
 
-    def _sampled_scores(self, prompt: Conversation, choices: Sequence[str]) -> FloatArray:
+    def _sampled_scores(self, prompt: Conversation, choices: Sequence[str], name: str) -> FloatArray:
+        """Return log shares (k,) of sampled verdicts; one whose answer is refused counts for none, NaN if all are."""
         self.meter.several()
         sampling = Sampling(temperature=1.0, max_tokens=max(len(choice.encode()) for choice in choices), seed=self.seed)
-        votes = np.full(len(choices), 0.5)
+        votes, n_refused = np.full(len(choices), 0.5), 0
         for number in range(self.verdicts):
             settings = _settings(prompt, sampling, number)
-            verdict = _completion(self._answer(prompt, settings, f"{_named(prompt)}, verdict {number}"))
-            word = FIRST_WORD.match(verdict.text)
-            votes += [word is not None and word[1] == choice for choice in choices]
+            try:
+                verdict = completion(self._answer(prompt, settings, f"{name}, verdict {number}"))
+            except AnswerRefusedError:
+                n_refused += 1
+            else:
+                word = FIRST_WORD.match(verdict.text)
+                votes += [word is not None and word[1] == choice for choice in choices]
+        if n_refused == self.verdicts:
+            return np.full(len(choices), math.nan)
         return np.asarray(np.log(votes / votes.sum()), dtype=float)
 
     def _answer(self, prompt: Conversation, settings: Mapping[str, Any], name: str) -> ChatCompletion:
         """Return the server's answer, a text at least in it; asked again after failures that may pass.
 
-        Raises _NoLogProbsError where the server refuses log-probabilities, _RefusedError where it refuses the prompt,
-        EngineError where it gives no usable answer.
+        Raises _NoLogProbsError where the server refuses log-probabilities, RefusedError where it refuses the prompt
+        or this answer to it, EngineError where it gives no usable answer.
         """
         import openai
 
@@ -179,20 +193,20 @@ class OpenAIEngine:
             wait: float | None = None
             try:
                 return self._sent(prompt, settings)
-            except _RefusedError as error:
+            except RefusedError as error:
                 self._warn_of_refusal(name, one_line(error))
                 raise
             except openai.APIStatusError as error:
                 if error.status_code == 400 and "logprobs" in settings and "logprob" in str(error).lower():
                     raise _NoLogProbsError from error
-                if error.status_code in OF_THE_PROMPT and REFUSES.search(_said(error)):
+                if refuses(error):
                     self._warn_of_refusal(name, one_line(error))
-                    raise _RefusedError from error
+                    raise RefusedError from error
                 if error.status_code < 500 and error.status_code not in RETRIED:
                     raise EngineError(
                         f"{name}: {self.model} refuses it ({one_line(error)}); mend it and start again"
                     ) from error
-                failure, wait = one_line(error), _asked_wait(error.response.headers)
+                failure, wait = one_line(error), asked_wait(error.response.headers)
             except (openai.APIError, ValueError) as error:  # time-outs, cut connections, answers that are no JSON
                 failure = f"{type(error).__name__}: {one_line(error)}"
             if attempt + 1 < self.attempts:
@@ -211,8 +225,8 @@ class OpenAIEngine:
             warnings.warn(text, WeakprefWarning, stacklevel=2)
 
     def _sent(self, prompt: Conversation, settings: Mapping[str, Any]) -> ChatCompletion:
-        """Return the answer to one request. One that the server refuses counts as a request without tokens; one that
-        ends in no usable answer may have been read, and answered at full length: it counts as such."""
+        """Return the answer to one request. One that ends in an error counts as a request without tokens; an answer
+        without use, or kept back with no word of its length, may be as long as it may: it counts as such."""
         import openai
 
         most = Usage(1, self.count_tokens([prompt])[0], int(settings["max_tokens"]))
@@ -220,11 +234,15 @@ class OpenAIEngine:
         self.meter.send(most)
         took = most
         try:
-            answer = _checked(self._ask(prompt, settings))
-            took = Usage(1, most.prompt_tokens, _completion(answer).n_tokens)
+            answer = checked(self._ask(prompt, settings))
+            took = Usage(1, most.prompt_tokens, completion(answer).n_tokens)
             return answer
         except openai.APIStatusError:
             took = Usage(1)
+            raise
+        except AnswerRefusedError as error:
+            if error.n_tokens is not None:
+                took = Usage(1, most.prompt_tokens, error.n_tokens)
             raise
         finally:
             self.meter.settle(most, took)
@@ -260,10 +278,6 @@ class _NoLogProbsError(Exception):
     """The server refuses log-probabilities."""
 
 
-class _RefusedError(Exception):
-    """The server refuses the content of this prompt, or of its answer."""
-
-
 class Pace:
     """Lets requests through evenly, at most so many, and so many tokens, a minute."""
 
@@ -293,35 +307,20 @@ def server_name(url: str) -> str:
     return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
 
 
-def first_token_scores(top: Mapping[str, float], choices: Sequence[str]) -> FloatArray:
-    """Return log-probabilities (k,) of choices, from those of the likeliest first tokens.
+def prompt_names(prompts: Sequence[Conversation]) -> list[str]:
+    """Return how messages name each prompt: by the words with which it begins to differ from the others, if there are
+    any, or else by its last words.
 
-    Tokens that start the same choice, white space around them aside, count together; one that starts several choices
-    counts for none. A choice that is not there gets the least of them all; if none is there, all get the same.
-
-    >>> first_token_scores({"A": -0.1, " A": -3.0, "B": -2.5}, ["A", "B", "C"]).round(3).tolist()
-    [-0.046, -2.5, -3.0]
+    >>> prompt_names([[{"role": "user", "content": f"Grade this: {text} Thank you."}] for text in ("Red", "Rust")])
+    ["prompt ...'Red Thank you.'...", "prompt ...'Rust Thank you.'..."]
     """
-    found = np.full(len(choices), -math.inf)
-    for token, log_p in top.items():
-        start = token.strip()
-        meant = [i for i, choice in enumerate(choices) if start and choice.startswith(start)]
-        if len(meant) == 1:
-            found[meant[0]] = np.logaddexp(found[meant[0]], log_p)
-    if np.isneginf(found).all():
-        return np.zeros(len(choices))
-    return np.where(np.isneginf(found), min(top.values()), found)
-
-
-def _said(error: openai.APIStatusError) -> str:
-    """Return a server's code and message, and nothing else of its answer: that may repeat the prompt."""
-    message = error.body.get("message") if isinstance(error.body, Mapping) else ""
-    return f"{error.code} {error.type} {message}"
-
-
-def _named(prompt: Conversation) -> str:
-    """Return the prompt's last words as a message names it."""
-    return f"prompt ...{' '.join(prompt[-1]['content'].split())[-60:]!r}"
+    texts = [" ".join(" ".join(turn["content"] for turn in prompt).split()) for prompt in prompts]
+    if len(set(texts)) < 2:
+        return [f"prompt ...{text[-NAME_CHARS:]!r}" for text in texts]
+    first, last = min(texts), max(texts)
+    alike = sum(1 for _ in itertools.takewhile(lambda two: two[0] == two[1], zip(first, last, strict=False)))
+    start = first.rfind(" ", 0, alike) + 1
+    return [f"prompt ...{text[start:][:NAME_CHARS]!r}..." for text in texts]
 
 
 def _settings(prompt: Conversation, sampling: Sampling, number: int) -> dict[str, Any]:
@@ -332,38 +331,3 @@ def _settings(prompt: Conversation, sampling: Sampling, number: int) -> dict[str
         "seed": sample_seed(prompt, sampling, number),
     }
     return settings | ({"stop": list(sampling.stop)} if sampling.stop else {})
-
-
-def _checked(answer: Any) -> ChatCompletion:
-    """Return the answer; the client passes on any JSON it gets.
-
-    Raises ValueError where there is no text in it, _RefusedError where the server says that there will be none.
-    """
-    choices = getattr(answer, "choices", None)
-    if not choices:
-        raise ValueError("an answer without choices")
-    message = getattr(choices[0], "message", None)
-    if getattr(choices[0], "finish_reason", None) == "content_filter" or getattr(message, "refusal", None):
-        raise _RefusedError(getattr(message, "refusal", None) or "content_filter")
-    if getattr(message, "content", None) is None:
-        raise ValueError("a choice without text")
-    checked: ChatCompletion = answer
-    return checked
-
-
-def _completion(answer: ChatCompletion) -> Completion:
-    choice = answer.choices[0]
-    tokens = (choice.logprobs.content if choice.logprobs else None) or []
-    n_tokens = answer.usage.completion_tokens if answer.usage else len(tokens)
-    log_prob = sum(token.logprob for token in tokens) if tokens else math.nan
-    return Completion(
-        choice.message.content or "", n_tokens, log_prob, "length" if choice.finish_reason == "length" else "stop"
-    )
-
-
-def _asked_wait(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds a server asks to wait, at most a minute; None where it names none."""
-    try:
-        return min(max(float(headers.get("retry-after", "")), 0.0), LONGEST_WAIT_S)
-    except ValueError:
-        return None

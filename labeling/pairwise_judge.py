@@ -119,7 +119,7 @@ class PairwiseJudge:
 
     def _log_odds(self, prompts: Sequence[Conversation]) -> tuple[FloatArray, int, int, float]:
         """Return the log-odds of the letter A, shape (n,), the tokens read beside `prompts`, and written, and how far
-        verdicts on one prompt agree."""
+        verdicts on one prompt agree. Samples that a server refuses count for nothing."""
         if not prompts:
             return np.empty(0), 0, 0, math.nan
         if self.reasoning is None:
@@ -131,7 +131,10 @@ class PairwiseJudge:
         if followed:
             each[answered] = letter_log_odds(self.engine, followed)
         written = sum(sample.n_tokens for samples in drawn for sample in samples)
-        return each.mean(axis=1), sum(self.engine.count_tokens(followed)), written, agreement(np.sign(each))
+        means = np.full(len(prompts), np.nan)
+        known = ~np.isnan(each).all(axis=1)
+        means[known] = np.nanmean(each[known], axis=1)
+        return means, sum(self.engine.count_tokens(followed)), written, agreement(np.sign(each))
 
 
 def texts_of(table: pa.Table) -> list[Texts]:

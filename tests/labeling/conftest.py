@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,9 +13,11 @@ import pytest
 
 from labeling.chat_tokens import check_lengths
 from labeling.llm import Completion, Conversation, FloatArray, Sampling
+from labeling.openai_engine import OpenAIEngine
 from labeling.pairs import SCHEMA, Pairs, pair_id
 from labeling.vote_rows import VoteRows
 from labeling.votes import VoteMatrix
+from tests.labeling.odd_server import Script, serving
 
 WORDS = ("yes", "no", "why?", "perhaps", "42", "sorry", "**bold**", "naïve", "数", "🙂")
 
@@ -167,3 +169,9 @@ def _rows_of(signs, scores=None):
 @pytest.fixture(scope="session")
 def rows_of():
     return _rows_of
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., tuple[OpenAIEngine, Script]]]:
+    with serving() as begin:
+        yield begin

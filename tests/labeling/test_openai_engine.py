@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import re
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,145 +13,22 @@ import openai  # noqa: F401  (slow to import: not on the first test's time)
 import pytest
 
 from labeling.budget import BudgetedEngine, Limits, Price, Usage
-from labeling.errors import BudgetError, EngineError, WeakprefWarning
+from labeling.errors import BudgetError, EngineError
 from labeling.llm import Engine, Sampling, renormalised
 from labeling.llm_cache import CachedEngine
-from labeling.openai_engine import OpenAIEngine
-from labeling.pairwise_judge import PairwiseJudge
+from tests.labeling.odd_server import (
+    FAILURES,
+    Answer,
+    body,
+    completion,
+    good,
+    refuses_log_probs,
+    send,
+    status,
+    without_log_probs,
+)
 
 PROMPTS = [[{"role": "user", "content": f"Question {i}?"}] for i in range(12)]
-TOP = {"A": -0.2, "B": -2.0, " A": -4.0, "The": -5.0}
-Answer = Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]
-
-
-@dataclass
-class Script:
-    """What the server does: the listed answers to the first requests, then always the last."""
-
-    answers: list[Answer]
-    requests: list[dict[str, Any]] = field(default_factory=list)
-    began: list[float] = field(default_factory=list)
-    pause_s: float = 0.0
-    """Before every answer; the requests under way are counted in it."""
-    under_way: int = 0
-    most_under_way: int = 0
-    lock: Any = field(default_factory=threading.Lock)
-
-
-def send(handler: BaseHTTPRequestHandler, status: int, body: bytes, **headers: str) -> None:
-    handler.send_response(status)
-    for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.end_headers()
-    handler.wfile.write(body)
-
-
-def completion(text: str | None, tops: list[dict[str, float]] | None = None) -> bytes:
-    token = [
-        {
-            "token": next(iter(top)),
-            "logprob": next(iter(top.values())),
-            "bytes": None,
-            "top_logprobs": [{"token": t, "logprob": p, "bytes": None} for t, p in top.items()],
-        }
-        for top in tops or []
-    ]
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-    choice["logprobs"] = {"content": token} if tops else None
-    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
-    body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-    return json.dumps(body).encode()
-
-
-def good(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
-    send(handler, 200, completion("re: " + request["messages"][-1]["content"], [TOP, {"!": -0.5}]))
-
-
-def without_log_probs(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
-    """Says B three times of four."""
-    send(handler, 200, completion("A." if request.get("seed", 0) % 4 == 0 else " B"))
-
-
-def refuses_log_probs(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
-    if "logprobs" in request:
-        send(handler, 400, b'{"error": {"message": "logprobs are not supported by this model"}}')
-    else:
-        without_log_probs(handler, request)
-
-
-def status(code: int, **headers: str) -> Answer:
-    return lambda handler, request: send(handler, code, b'{"error": {"message": "on purpose"}}', **headers)
-
-
-def hang(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
-    time.sleep(30)
-
-
-def cut(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", "5000")
-    handler.end_headers()
-    handler.wfile.write(b'{"id": "x", "cho')
-    handler.wfile.flush()
-    handler.connection.shutdown(socket.SHUT_RDWR)
-
-
-def body(content: bytes, code: int = 200) -> Answer:
-    return lambda handler, request: send(handler, code, content)
-
-
-FAILURES = {
-    "429": status(429),
-    "500": status(500),
-    "503": status(503),
-    "hang": hang,
-    "cut connection": cut,
-    "no JSON": body(b"<html>busy</html>"),
-    "half JSON": body(b'{"choices": [{"mess'),
-    "a list": body(b"[1]"),
-    "no choices": body(b'{"id": "x", "choices": []}'),
-    "empty choice": body(b'{"id": "x", "choices": [{}]}'),
-    "no text": body(completion(None)),
-}
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., tuple[OpenAIEngine, Script]]]:
-    servers = []
-
-    def begin(*answers: Answer, **settings: Any) -> tuple[OpenAIEngine, Script]:
-        script = Script(list(answers))
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with script.lock:
-                    script.requests.append(request)
-                    script.began.append(time.monotonic())
-                    answer = script.answers.pop(0) if len(script.answers) > 1 else script.answers[0]
-                    script.under_way += 1
-                    script.most_under_way = max(script.most_under_way, script.under_way)
-                time.sleep(script.pause_s)
-                with script.lock:
-                    script.under_way -= 1
-                with contextlib.suppress(OSError):  # the client has hung up
-                    answer(self, request)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        servers.append(server)
-        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-        defaults: dict[str, Any] = {"backoff_s": 0.01, "timeout_s": 10.0, "attempts": 3, "concurrency": 4}
-        return OpenAIEngine("m", url, "no key", **(defaults | settings)), script
-
-    yield begin
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 def test_it_is_an_engine_and_answers_come_back_in_order(serve: Any) -> None:
@@ -306,64 +176,6 @@ def test_a_request_the_server_refuses_is_not_asked_again(serve: Any) -> None:
     with pytest.raises(EngineError, match=r"prompt ...'Question 0\?', sample 0: m refuses it \(.*401.*on purpose"):
         engine.generate(PROMPTS[:1], Sampling())
     assert len(script.requests) == 1
-
-
-def refuses_some(answer: Answer) -> Answer:
-    """Answer so where the prompt is Question 1 or 3, well elsewhere."""
-    return lambda handler, request: (answer if re.search("Question [13]", str(request["messages"])) else good)(
-        handler, request
-    )
-
-
-REFUSALS = {
-    "content filter, an error": body(b'{"error": {"message": "on purpose", "code": "content_filter"}}', 400),
-    "moderation, an error": body(b'{"error": {"message": "Your input was flagged"}}', 403),
-    "content filter, an answer": body(completion(None).replace(b'"stop"', b'"content_filter"')),
-    "refusal, an answer": body(completion(None).replace(b'"content": null', b'"content": null, "refusal": "No."')),
-}
-
-
-@pytest.mark.parametrize("refusal", REFUSALS)
-def test_a_prompt_the_server_refuses_has_no_answer_and_the_others_have(
-    serve: Any, refusal: str, tmp_path: Path
-) -> None:
-    engine, script = serve(refuses_some(REFUSALS[refusal]))
-    with pytest.warns(WeakprefWarning, match=r"prompt ...'Question [13]\?'.* m refuses it .* judges abstain") as warned:
-        found = CachedEngine(engine, tmp_path / "answers").choose(PROMPTS[:5], ["A", "B"])
-    assert len(warned) == 1
-    assert np.isnan(found).all(axis=1).tolist() == [False, True, False, True, False]
-    assert len(script.requests) == 5  # none is tried again
-    again = CachedEngine(engine, tmp_path / "answers").choose(PROMPTS[:5], ["A", "B"])
-    np.testing.assert_array_equal(again, found)
-    texts = engine.generate(PROMPTS[:2], Sampling())
-    assert [samples[0].finish_reason for samples in texts] == ["stop", "refused"]
-    assert texts[1][0].text == ""
-    assert len(script.requests) == 7
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        {"detail": [{"msg": "unknown field", "input": {"messages": "moderation, content filter"}}]},
-        {"message": "This model's maximum context length is 8 tokens", "code": 400},
-    ],
-)
-def test_an_error_that_repeats_the_prompt_or_is_about_lengths_ends_the_run(serve: Any, error: dict[str, Any]) -> None:
-    engine, _ = serve(body(json.dumps(error).encode(), 400))
-    with pytest.raises(EngineError, match="refuses it"):
-        engine.generate(PROMPTS[:1], Sampling())
-
-
-@pytest.mark.filterwarnings("ignore:.*refuses it:labeling.errors.WeakprefWarning")
-@pytest.mark.parametrize("reasoning", [None, Sampling(max_tokens=5, temperature=1.0, n=2)])
-def test_a_judge_abstains_where_the_server_refuses_a_prompt(
-    serve: Any, pairs_of: Any, reasoning: Sampling | None
-) -> None:
-    engine, _ = serve(refuses_some(REFUSALS["content filter, an answer"]))
-    pairs = pairs_of([("Question 0", "x", "y", 1.0), ("Question 1", "x", "y", 1.0)])
-    found = PairwiseJudge(engine, on_flip="keep", reasoning=reasoning).judge(pairs.voter_table())
-    assert np.isnan(found.margins).tolist() == [False, True]
-    assert found.abstained["no_answer"] == 1
 
 
 def test_after_a_failure_for_good_no_further_request_is_begun(serve: Any) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from labeling.errors import DataError
-from labeling.openai_engine import OpenAIEngine, Pace, first_token_scores
+from labeling.openai_engine import OpenAIEngine, Pace
+from labeling.server_answers import first_token_scores
 
 PROMPTS = [[{"role": "user", "content": "A or B?"}]]
 
