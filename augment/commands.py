@@ -102,14 +102,17 @@ def voters_of(path: Path) -> list[Any]:
         raise VoterError(f"{path} is no Python file; pass a .py file that defines labeling functions")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(path.resolve().parent))  # as python does for a script: it may import its neighbours
+    folder = str(path.resolve().parent)
+    sys.path.insert(0, folder)  # as python does for a script: it may import its neighbours
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise VoterError(f"{path} failed to run: {type(error).__name__}: {error}; run it with python first") from error
     finally:
-        sys.path.remove(str(path.resolve().parent))
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)  # for what its functions import when they run; it hides nothing that is installed
     found = {id(value): value for value in vars(module).values()}.values()
     voters = [
         voter for voter in found if is_snorkel(voter) or (isinstance(voter, Voter) and not isinstance(voter, type))

@@ -134,13 +134,14 @@ def items(completion: Completion, first: int) -> Iterator[tuple[str, bool]]:
     """Yield the prompts in what a model wrote, white space collapsed, and whether each was cut at the end.
 
     What stands before the first number is an introduction, unless that number follows `first`, the one that the request
-    ended with: then it is the prompt of that number. Without any number, the whole text is one prompt.
+    ended with, and no colon leads up to it: then it is the prompt of that number. Without any number, the whole text
+    is one prompt.
     """
     text, starts = completion.text, list(NUMBERED.finditer(completion.text))
     ends = [found.start() for found in starts[1:]] + [len(text)]
     bodies = [text[found.end() : end] for found, end in zip(starts, ends, strict=False)]
     before = text[: starts[0].start()] if starts else text
-    if not starts or (int(starts[0][1]) == first + 1 and before.strip()):
+    if not starts or (int(starts[0][1]) == first + 1 and before.strip()[-1:] not in ("", ":", "：")):
         bodies = [before, *bodies]
     for i, body in enumerate(bodies):
         yield " ".join(body.split()), completion.finish_reason == "length" and i == len(bodies) - 1

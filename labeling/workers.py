@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.machinery
 import itertools
 import math
 import pickle
@@ -88,7 +87,7 @@ def pack(voters: Sequence[Voter]) -> bytes:
             cloudpickle.register_pickle_by_value(module)
             stack.callback(cloudpickle.unregister_pickle_by_value, module)
         try:
-            return bytes(cloudpickle.dumps(list(voters)))
+            return pickle.dumps((sys.path, cloudpickle.dumps(list(voters))))
         except Exception as error:
             guilty = next((voter.name for voter in voters if not _packs(voter)), "")
             raise VoterError(
@@ -135,7 +134,9 @@ def _module_of(value: Any) -> ModuleType | None:
 
 
 def _importable(module: ModuleType) -> bool:
-    found = importlib.machinery.PathFinder.find_spec(module.__name__.partition(".")[0], sys.path)
+    top = module.__name__.partition(".")[0]
+    finders = (finder for finder in sys.meta_path if hasattr(finder, "find_spec"))  # those of editable installs as well
+    found = next((spec for finder in finders if (spec := finder.find_spec(top, None)) is not None), None)
     if found is None or module.__file__ is None:
         return found is not None
     places = [Path(place) for place in found.submodule_search_locations or [found.origin or ""]]
@@ -157,7 +158,9 @@ def _work(payload: bytes, chunk: bytes, start: int, on_error: OnError) -> Cast |
 @functools.lru_cache(maxsize=1)
 def _unpacked(payload: bytes) -> list[Voter]:
     """Unpickle the voters once a worker, so that what they memoize lasts from chunk to chunk."""
-    voters: list[Voter] = pickle.loads(payload)
+    places, packed = pickle.loads(payload)
+    sys.path += [place for place in places if place not in sys.path]  # the process may be older than some of them
+    voters: list[Voter] = pickle.loads(packed)
     return voters
 
 

@@ -136,6 +136,8 @@ def test_the_number_the_request_ends_with_has_a_prompt_before_the_next_number():
     written = Completion("Name a river.\nTask 10: Sing.", 1, -1.0, "stop")
     assert [item for item, _ in items(written, first=9)] == ["Name a river.", "Sing."]
     assert [item for item, _ in items(written, first=8)] == ["Sing."]  # an introduction
+    said = Completion("Here are more tasks:\nTask 10: Sing.", 1, -1.0, "stop")
+    assert [item for item, _ in items(said, first=9)] == ["Sing."]
 
 
 def test_similarity_is_rouge_l_to_the_last_digit_and_knows_other_scripts():

@@ -25,6 +25,7 @@ from labeling.errors import VoterError, WeakprefWarning
 from labeling.pairs import Pair, Pairs
 from labeling.voters import labeling_function, scoring_function
 from labeling.votes import Vote, VoteMatrix
+from labeling.workers import pack
 
 MakePairs = Callable[..., Pairs]
 MODULE = importlib.import_module("labeling.apply")  # labeling.apply itself is the function
@@ -113,6 +114,44 @@ def test_a_file_of_voters_takes_its_neighbours_along_into_processes(make_pairs: 
     )
     voters, pairs = voters_of(tmp_path / "my_lfs.py"), make_pairs(40)
     assert_same(apply(voters, pairs, workers=2), apply(voters, pairs, workers=1))
+
+
+def test_a_file_of_voters_finds_its_neighbours_when_its_functions_run(make_pairs: MakePairs, tmp_path: Path) -> None:
+    (tmp_path / "lazy_of_mine.py").write_text("def small(limit, text): return len(text) < limit\n")
+    (tmp_path / "held_of_mine.py").write_text("def large(limit, text): return len(text) > limit\n")
+    (tmp_path / "my_lazy_lfs.py").write_text(
+        "from functools import partial\nfrom labeling import labeling_function\nimport held_of_mine\n"
+        "RULES = {'large': partial(held_of_mine.large, 20)}\ndel held_of_mine\n"
+        "@labeling_function\ndef long(pair): return 0 if RULES['large'](pair.response_a) else -1\n"
+        "@labeling_function\ndef short(pair):\n"
+        "    import lazy_of_mine\n    return 0 if lazy_of_mine.small(12, pair.response_a) else -1\n"
+    )
+    pairs = make_pairs(40)
+    apply([n_words], pairs, workers=2)  # the processes are there before the file is
+    voters = voters_of(tmp_path / "my_lazy_lfs.py")
+    alone = apply(voters, pairs, workers=1)
+    assert ((alone.votes == 0).any(axis=0) & (alone.votes == -1).any(axis=0)).all()
+    assert_same(apply(voters, pairs, workers=2), alone)
+
+
+def test_a_module_of_an_editable_install_is_imported_by_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "edited_of_mine.py").write_text(
+        "import threading\nLOCK = threading.Lock()\ndef size(prompt, text):\n    with LOCK:\n        return len(text)\n"
+    )
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+            file = tmp_path / f"{name}.py"
+            return importlib.util.spec_from_file_location(name, file) if file.exists() else None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    monkeypatch.setitem(sys.modules, "edited_of_mine", types.ModuleType("edited_of_mine"))  # as it was, for afterwards
+    del sys.modules["edited_of_mine"]
+    module = importlib.import_module("edited_of_mine")
+    assert pack([scoring_function(module.size)])  # by name: its lock could not be sent
 
 
 @pytest.mark.slow
