@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from augment.evolve_ground import check_names, lay_out
+from augment.evolve_method import Ground
 from augment.evolve_options import EvolveOptions
 from augment.evolve_round import Round
 from augment.evolve_run import Folder, claim, fingerprint
@@ -22,6 +23,7 @@ from labeling.errors import GoldError, VotesError
 from labeling.files import write_json
 from labeling.pairs import Pairs
 from labeling.votes import VoteMatrix
+from rm.alone import alone
 
 CONVERGED, NO_BETTER, ALL_DONE = "converged", "no better on held-out labels", "all iterations done"
 
@@ -99,9 +101,12 @@ def evolve(
     ground = lay_out(pairs, options, voters, votes)
     if options.method == "ser+ws" and ground.votes is None:
         raise VotesError("ser+ws needs votes on the pairs; pass voters, or votes of judges")
-    out = Path(out)
-    claim(out, stated(pairs, options, test, ground.votes), resume)
-    folder = Folder(out, console, _trainings(options))
+    with alone(out):
+        claim(Path(out), stated(pairs, options, test, ground.votes), resume)
+        return _evolve(Folder(Path(out), console, _trainings(options)), ground, options, test)
+
+
+def _evolve(folder: Folder, ground: Ground, options: EvolveOptions, test: Pairs | None) -> Evolved:
     rule = options.rule()
     stopped = ""
     for n in range(options.iterations + 1):
@@ -112,9 +117,9 @@ def evolve(
         if stopped:
             break
     best = _best(folder.rows(), rule.stops_early)
-    found = Evolved(out, folder.rows(), best, stopped or ALL_DONE, rule.members)
-    rms = [model.relative_to(out).as_posix() for model in found.models]
-    write_json(out / "result.json", {"best": best, "rms": rms, "stopped": found.stopped})
+    found = Evolved(folder.path, folder.rows(), best, stopped or ALL_DONE, rule.members)
+    rms = [model.relative_to(folder.path).as_posix() for model in found.models]
+    write_json(folder.path / "result.json", {"best": best, "rms": rms, "stopped": found.stopped})
     return found
 
 

@@ -25,6 +25,7 @@ from labeling.errors import DataError
 from labeling.files import replacing, versions, write_json
 from labeling.llm import Conversation, Engine, Sampling
 from labeling.pairs import Pairs, prompt_id, question
+from rm.alone import alone
 
 Method = Literal["srlm", "cream"]
 Load = Callable[[Path], Engine]
@@ -134,17 +135,18 @@ def self_reward(
     if not start.is_dir():
         policy_tokenizer(model)  # a model that is none is told before run.json names it
     check(prompts, start if start.is_dir() else model, how, gold)
-    begin(folder, prompts, str(model), how, gold)
-    for place in (folder, start.parent):
-        drop_parts(place)
-    if not start.is_dir():
-        say(f"{model} -> {start}")
-        save_as_folder(model, start, "float32")  # adapters are merged into it, whatever it trains in
-    ledger, load = [], one_engine(folder, load or load_policy)
-    for iteration in range(1, how.iterations + 1):
-        ledger.append(run_iteration(folder, iteration, prompts, gold, how, load, say))
-        with replacing(folder / "ledger.jsonl") as part:
-            part.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in ledger), encoding="utf-8")
+    with alone(folder):
+        begin(folder, prompts, str(model), how, gold)
+        for place in (folder, start.parent):
+            drop_parts(place)
+        if not start.is_dir():
+            say(f"{model} -> {start}")
+            save_as_folder(model, start, "float32")  # adapters are merged into it, whatever it trains in
+        ledger, load = [], one_engine(folder, load or load_policy)
+        for iteration in range(1, how.iterations + 1):
+            ledger.append(run_iteration(folder, iteration, prompts, gold, how, load, say))
+            with replacing(folder / "ledger.jsonl") as part:
+                part.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in ledger), encoding="utf-8")
     return ledger
 
 

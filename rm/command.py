@@ -50,8 +50,11 @@ def train(
     """Train a reward model; return what happened in one line, or what would happen in several."""
     if dry_run:
         from rm.plan import plan
+        from rm.run_folder import check_out, described
 
-        return "\n".join(plan(data, config).lines())
+        found = plan(data, config, cache=cache, held_out=held_out)
+        check_out(out, described(data, config, held_out), resume)
+        return "\n".join(found.lines())
     if preset is not None:
         words = arguments(data, out, resume, config, held_out, cache)
         launch(preset, shlex.split(launch_options), "rm.launched", words)

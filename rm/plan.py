@@ -23,10 +23,11 @@ from labeling.errors import DataError
 from rm.arguments import computes_in_bf16
 from rm.checkpoint import check_checkpoint, check_own_code
 from rm.config import RewardConfig, resolve
-from rm.held_out import split
+from rm.held_out import held_out_pairs, split
 from rm.model import check_positions, quiet_loading
 from rm.order import Shuffled
 from rm.packing import fill_rows
+from rm.run_folder import check_watched
 from rm.shared_prefix import cannot_pack, is_causal
 from rm.sources import MixedPairs, training_pairs
 from rm.template import repaired
@@ -57,6 +58,8 @@ class Plan:
     """Tokens of all conversations."""
     tokens: int
     """Tokens that are computed: what a pair shares once, or with the padding where it must be."""
+    held_out: int | None
+    """Pairs measured during training; None where none are to be."""
     packed: bool
     """Whether rows are packed."""
     reason: str | None
@@ -73,9 +76,11 @@ class Plan:
         """Return what there is to say, one thing a line."""
         counts = self.counts
         how = "packed, nothing padded" if self.packed else f"padded ({self.reason})"
+        held_out = [] if self.held_out is None else [f"held out     {self.held_out:,} pairs, of other prompts"]
         return [
             f"pairs        {self.pairs:,} an epoch, of {counts.rows:,} rows ({counts.skipped_zero_weight:,} without "
             f"weight, {counts.dropped_long_pairs:,} dropped as too long)",
+            *held_out,
             f"truncation   {counts.long_conversations:,} conversations longer than max_length",
             f"tokens       {self.tokens:,} an epoch, {how}",
             f"padding      {_share(self.tokens_apart, self.tokens_padded)} of the {self.tokens_padded:,} tokens that "
@@ -89,18 +94,27 @@ class Plan:
         ]
 
 
-def plan(data: str | Path | Sequence[str | Path], config: RewardConfig, *, cache: str | Path | None = None) -> Plan:
+def plan(
+    data: str | Path | Sequence[str | Path],
+    config: RewardConfig,
+    *,
+    cache: str | Path | None = None,
+    held_out: str | Path | None = None,
+) -> Plan:
     """Return what `train` with the same arguments will do on one device; tokenises the data, loads no weights.
 
-    Raises DataError where the data or the config cannot be used.
+    Raises DataError where the data or the config cannot be used, GroupLeakError where a held-out prompt is trained on.
     """
+    check_watched(config, held_out)
     sources = [data] if isinstance(data, str | Path) else list(data)
     model, tokenizer = _outline(config)
     with tempfile.TemporaryDirectory() as folder:
         if config.eval_share:
-            sources[:], _ = split(sources, config.eval_share, config.seed, Path(folder) / "split")
-        pairs = training_pairs(sources, tokenizer, config, Path(cache or folder))
-        return _plan(pairs, config, model)
+            sources[:], held_out = split(sources, config.eval_share, config.seed, Path(folder) / "split")
+        tokens = Path(cache or folder)
+        pairs = training_pairs(sources, tokenizer, config, tokens)
+        watched = None if held_out is None else len(held_out_pairs(held_out, pairs, tokenizer, config, tokens))
+        return _plan(pairs, config, model, watched)
 
 
 def _outline(config: RewardConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -120,7 +134,7 @@ def _outline(config: RewardConfig) -> tuple[PreTrainedModel, PreTrainedTokenizer
     return model, tokenizer
 
 
-def _plan(pairs: MixedPairs, config: RewardConfig, model: PreTrainedModel) -> Plan:
+def _plan(pairs: MixedPairs, config: RewardConfig, model: PreTrainedModel, held_out: int | None) -> Plan:
     reason = cannot_pack(model, config.max_length)
     causal = reason is None and is_causal(model)
     step_size = config.batch_size * config.gradient_accumulation
@@ -143,6 +157,7 @@ def _plan(pairs: MixedPairs, config: RewardConfig, model: PreTrainedModel) -> Pl
         tokens_padded=padded,
         tokens_apart=int(lengths[:, :2].sum()),
         tokens=int(computed.sum()) if reason is None else padded,
+        held_out=held_out,
         packed=reason is None,
         reason=reason,
         parameters=parameters,

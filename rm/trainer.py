@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import random
@@ -26,10 +25,10 @@ from transformers import (
     PrinterCallback,
     Trainer,
 )
-from transformers.trainer import TRAINER_STATE_NAME
 
-from labeling.errors import DataError, WeakprefWarning
+from labeling.errors import WeakprefWarning
 from labeling.files import manifest, write_json
+from rm.alone import alone
 from rm.arguments import tensorboard_folder, training_arguments
 from rm.config import RewardConfig
 from rm.handoff import hand_off
@@ -38,8 +37,9 @@ from rm.lora import Adapter, merged
 from rm.model import RewardModel, load_base, no_bars, warn_of_truncation
 from rm.objectives import Objective
 from rm.order import LengthGrouped, OrderOfEpoch, Shuffled
+from rm.run_folder import RUN, check_out, check_watched, checkpoint_folder, described, last_checkpoint
 from rm.shared_prefix import accept_packed, cannot_pack, is_causal
-from rm.sources import MixedPairs, input_hashes, training_pairs
+from rm.sources import MixedPairs, training_pairs
 from rm.steps import Part, Step, StepCollator, in_step, pair_rewards
 from rm.token_cache import Counts
 from rm.trainable import is_head, prepare
@@ -48,8 +48,6 @@ from rm.watching import RichProgress, Window, stop_broken
 if TYPE_CHECKING:
     from peft import PeftModel
 
-RUN = "run.json"
-"""Beside the checkpoints: the config and data they belong to."""
 TOKENS = "tokens"
 """Beside the checkpoints: the pairs as tokens."""
 SPLIT = "split"
@@ -80,17 +78,26 @@ def train(
     data cannot be trained on, `out` exists, or the checkpoints belong to other data or another config; GroupLeakError
     where a held-out prompt is trained on; WeakprefError where the loss or a gradient is not finite.
     """
-    sources = [data] if isinstance(data, str | Path) else list(data)
-    target = Path(out)
-    checkpoints = target.with_name(f"{target.name}.checkpoints")
-    run: dict[str, Any] = {"config": _plain(dataclasses.asdict(config)), "inputs": input_hashes(sources)}
-    if held_out is not None:
-        run["inputs"]["held_out"] = " ".join(input_hashes([held_out]).values())
-    run["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
-    _check_watching(config, held_out)
+    check_watched(config, held_out)
+    checkpoints = checkpoint_folder(out)
     first = os.environ.get("RANK", "0") == "0"
-    if first:  # later processes may find what this one has begun
-        _check_out(target, checkpoints, run, resume)
+    with alone(checkpoints) if first else contextlib.nullcontext():
+        return _train(data, config, Path(out), checkpoints, resume, cache, held_out)
+
+
+def _train(
+    data: str | Path | Sequence[str | Path],
+    config: RewardConfig,
+    target: Path,
+    checkpoints: Path,
+    resume: bool,
+    cache: str | Path | None,
+    held_out: str | Path | None,
+) -> Path:
+    sources = [data] if isinstance(data, str | Path) else list(data)
+    run = described(sources, config, held_out)
+    if os.environ.get("RANK", "0") == "0":  # later processes may find what this one has begun
+        check_out(target, run, resume)
     with _seeded(config.seed), tensorboard_folder(config, target.with_name(f"{target.name}.logs")):
         model, tokenizer = load_base(config.model, config.max_length)
         adapted = prepare(model, config)
@@ -104,7 +111,7 @@ def train(
         if trainer.is_world_process_zero():
             write_json(checkpoints / RUN, run)
         with contextlib.nullcontext() if sys.stderr.isatty() else no_bars():
-            trainer.train(resume_from_checkpoint=_last_checkpoint(checkpoints) if resume else None)
+            trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints) if resume else None)
     if trainer.is_fsdp_enabled:
         model, adapted = gathered(trainer, config)
     if trainer.is_world_process_zero():
@@ -324,54 +331,6 @@ def warn_of_long_pairs(counts: Counts, config: RewardConfig) -> None:
             WeakprefWarning,
             stacklevel=3,
         )
-
-
-def _check_watching(config: RewardConfig, held_out: str | Path | None) -> None:
-    if held_out is not None and config.eval_share:
-        raise DataError(f"eval_share is {config.eval_share} and held_out is {held_out}, expected one of them")
-    idle = [name for name in ("eval_steps", "patience") if getattr(config, name) is not None]
-    if idle and held_out is None and not config.eval_share:
-        raise DataError(f"{' and '.join(idle)} without held-out pairs do nothing; pass eval_share, 0.05, or held_out")
-
-
-def _check_out(target: Path, checkpoints: Path, run: dict[str, Any], resume: bool) -> None:
-    if target.exists() and (target.is_file() or any(target.iterdir())):
-        raise DataError(f"{target} already exists; delete it or pass another out")
-    if not (checkpoints / RUN).is_file():
-        return
-    if not resume:
-        raise DataError(
-            f"{checkpoints} holds an unfinished run; pass resume=True (--resume) to continue it, or delete it"
-        )
-    begun = json.loads((checkpoints / RUN).read_text(encoding="utf-8"))
-    changed = [key for key in run["config"] if begun["config"].get(key) != run["config"][key]]
-    changed += ["data"] if begun["inputs"] != run["inputs"] else []
-    changed += ["processes"] if begun.get("processes") != run["processes"] else []
-    if changed:
-        raise DataError(
-            f"{checkpoints} belongs to another run ({', '.join(changed)} differ); resume with the config and data it "
-            "began with, or delete it"
-        )
-
-
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a config as JSON gives it back."""
-    plain: dict[str, Any] = json.loads(json.dumps(config))
-    return plain
-
-
-def _last_checkpoint(checkpoints: Path) -> str | None:
-    """Return the last checkpoint that is whole: transformers writes its state last, into the folder itself."""
-    whole = [path for path in checkpoints.glob("checkpoint-*") if _is_json(path / TRAINER_STATE_NAME)]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 @contextlib.contextmanager

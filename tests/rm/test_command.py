@@ -122,11 +122,11 @@ def test_what_was_launched_ends_with_a_launcher_that_is_killed() -> None:
 def test_the_function_stays_callable_by_its_name_when_the_module_is_imported() -> None:
     """`-m rm.train` needs a module where the package has a function; importing the one must not cost the other."""
     code = (
-        "import importlib, rm; function = rm.train; module = importlib.import_module('rm.train')\n"
+        "import importlib, labeling.errors, rm; function = rm.train; module = importlib.import_module('rm.train')\n"
         "from rm import train\n"
         "for each in (function, module, rm.train, train):\n"
         "    try: each('gone.parquet', rm.RewardConfig('minilm'), out='rm0')\n"
-        "    except rm.trainer.DataError as error: print(error)"
+        "    except labeling.errors.DataError as error: print(error)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.count("gone.parquet: expected a Parquet file or a folder") == 4
@@ -149,3 +149,20 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(
     assert main([str(data), "-o", str(tmp_path / "rm0"), "--model", tiny, "--max-length", "128", "--dry-run"]) == 0
     assert "token" in capsys.readouterr().out
     assert not (tmp_path / "rm0").exists()
+    assert [path.name for path in tmp_path.iterdir()] == [data.name]
+
+
+@pytest.mark.slow
+def test_a_dry_run_takes_what_is_held_out_and_refuses_what_a_run_would(
+    tiny: str, universal: Any, conversations: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = conversations(6)
+    data, other = universal(rows[:4], name="a.parquet"), universal(rows[4:], name="b.parquet")
+    asked = [str(data), "-o", str(tmp_path / "rm0"), "--model", tiny, "--max-length", "128", "--dry-run"]
+    assert main([*asked, "--held-out", str(other), "--cache", str(tmp_path / "tokens")]) == 0
+    assert "held out     2 pairs" in capsys.readouterr().out
+    assert (tmp_path / "tokens").is_dir()
+    (tmp_path / "rm0").mkdir()
+    (tmp_path / "rm0" / "config.json").touch()
+    assert main(asked) == 2
+    assert "rm0 already exists" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labeling.errors import DataError
+from labeling.errors import DataError, GroupLeakError
 from rm import RewardConfig, train
 from rm.plan import plan
 
@@ -55,6 +55,25 @@ def test_what_does_not_learn_has_no_gradients_and_moments(
 def test_pairs_held_out_are_no_part_of_an_epoch(tiny: str, universal: Write, conversations: Rows) -> None:
     data = universal(conversations(30))
     assert 0 < plan(data, RewardConfig(tiny, max_length=128, eval_share=0.3)).pairs < 30
+
+
+def test_pairs_to_measure_on_are_counted_and_refused_as_by_training(
+    tiny: str, universal: Write, conversations: Rows, tmp_path: Path
+) -> None:
+    rows, config = conversations(12), RewardConfig(tiny, max_length=128)
+    data, other, same = (
+        universal(part, name=name)
+        for part, name in ((rows[:9], "a.parquet"), (rows[9:], "b.parquet"), (rows[8:], "c.parquet"))
+    )
+    found = plan(data, config, held_out=other, cache=tmp_path / "tokens")
+    assert (found.pairs, found.held_out) == (9, 3)
+    assert "held out     3 pairs, of other prompts" in found.lines()
+    assert plan(data, config).held_out is None
+    assert list((tmp_path / "tokens").iterdir())
+    with pytest.raises(GroupLeakError, match="1 of 4 held-out prompts are trained on too"):
+        plan(data, config, held_out=same)
+    with pytest.raises(DataError, match="eval_steps without held-out pairs do nothing"):
+        plan(data, RewardConfig(tiny, max_length=128, eval_steps=5))
 
 
 def test_a_plan_refuses_what_training_refuses(tiny: str, universal: Write, conversations: Rows, tmp_path: Path) -> None:
