@@ -1,4 +1,4 @@
-"""The Markdown tables of docs/label_models.md, from data/bench/label_models.json and label_cost.json.
+"""The Markdown tables of docs/label_models.md, from label_models.json, few_labels.json, label_cost.json (data/bench).
 
 python benchmarks/label_tables.py                          prints them
 python benchmarks/label_tables.py docs/label_models.md     writes each between its marks `<!-- table:NAME -->` and
@@ -20,6 +20,7 @@ from typing import Any
 
 from label_models import MODELS
 from label_rivals import RIVALS
+from scipy.stats import t
 
 from labeling.files import replacing
 
@@ -44,6 +45,7 @@ def tables(bench: Path = BENCH) -> dict[str, str]:
         for name, amount in (("no-gold", "0"), ("200-gold", "200"))
     }
     made |= {"real": real_table(models.get("real", {})), "cost": cost_table(cost.get("rows", {}))}
+    made["few-labels"] = few_labels_table(_load(bench / "few_labels.json"))
     return {name: text for name, text in made.items() if text}
 
 
@@ -55,6 +57,23 @@ def synthetic_table(scenarios: Mapping[str, Any], m: str, amount: str) -> str:
     """One column a scenario, log-loss / ECE, of m voters and an amount of gold."""
     cells = {name: by_m.get(m, {}).get(amount, {}) for name, by_m in scenarios.items()}
     return scores_table({name: cell for name, cell in cells.items() if cell}, SYNTHETIC)
+
+
+def few_labels_table(sets: Mapping[str, Any]) -> str:
+    """One row a set and amount of gold: how sure the model is, how right, the difference with its 95 % interval."""
+    head = ["set", "gold", "seeds", "sure", "right", "sure less right [95 %]", "of a seed, from, to", "ECE"]
+    rows = []
+    cells = [(name, amount, cell[amount]) for name, cell in sets.items() for amount in sorted(cell, key=int)]
+    for name, amount, records in cells:
+        gaps = [record["sure"] - record["right"] for record in records]
+        mean, n = statistics.mean(gaps), len(gaps)
+        half = float(t.ppf(0.975, n - 1)) * statistics.stdev(gaps) / n**0.5
+        sure, right, ece = (
+            short(statistics.mean(record[key] for record in records)) for key in ("sure", "right", "ece")
+        )
+        difference = f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
+        rows.append([name, amount, str(n), sure, right, difference, f"{min(gaps):+.3f}, {max(gaps):+.3f}", ece])
+    return markdown(head, rows) if rows else ""
 
 
 def real_table(sets: Mapping[str, Any]) -> str:
