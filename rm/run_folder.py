@@ -74,6 +74,13 @@ def last_checkpoint(checkpoints: Path) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 
+def stopped(checkpoint: str) -> bool:
+    """Return whether training was over when the checkpoint was written."""
+    state = json.loads((Path(checkpoint) / STATE).read_text(encoding="utf-8"))
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {})
+    return bool(control.get("args", {}).get("should_training_stop"))
+
+
 def _is_json(path: Path) -> bool:
     try:
         json.loads(path.read_text(encoding="utf-8"))

@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
+    TrainerState,
 )
 
 from labeling.errors import WeakprefWarning
@@ -37,7 +38,7 @@ from rm.lora import Adapter, merged
 from rm.model import RewardModel, load_base, no_bars, warn_of_truncation
 from rm.objectives import Objective
 from rm.order import LengthGrouped, OrderOfEpoch, Shuffled
-from rm.run_folder import RUN, check_out, check_watched, checkpoint_folder, described, last_checkpoint
+from rm.run_folder import RUN, STATE, check_out, check_watched, checkpoint_folder, described, last_checkpoint, stopped
 from rm.shared_prefix import accept_packed, cannot_pack, is_causal
 from rm.sources import MixedPairs, training_pairs
 from rm.steps import Part, Step, StepCollator, in_step, pair_rewards
@@ -169,10 +170,14 @@ class PairTrainer(Trainer):
         if config.patience is not None and held_out is not None:
             self.add_callback(EarlyStoppingCallback(config.patience))
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, and give the terminal back where that fails as well."""
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, and give the terminal back where that fails as well; a run that had stopped early stays stopped."""
+        begun = resume_from_checkpoint
+        if begun and self.config.patience is not None and not self.is_fsdp_enabled and stopped(begun):
+            self.state = TrainerState.load_from_json(str(Path(begun) / STATE))
+            return self._load_best_model()
         try:
-            return super().train(*args, **kwargs)
+            return super().train(begun, *args, **kwargs)
         finally:
             if self.bar:
                 self.bar.progress.stop()

@@ -183,6 +183,28 @@ def test_a_run_that_was_killed_while_it_waited_for_a_better_log_loss_stops_where
 
 
 @pytest.mark.slow
+def test_a_run_that_was_killed_after_it_stopped_early_is_handed_off_as_it_stopped(
+    tiny: str, universal: Write, conversations: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, data, held_out = contradicted(universal, conversations)
+    options = config(tiny, epochs=20, eval_steps=1, patience=3, warmup_share=0.0)
+    straight = train(data, options, out=tmp_path / "straight", held_out=held_out)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PairTrainer, "_load_best_model", killed)  # the last checkpoint says that training is over
+    with pytest.raises(KeyboardInterrupt):
+        train(data, options, out=tmp_path / "rm", held_out=held_out)
+    monkeypatch.undo()
+    out = train(data, options, out=tmp_path / "rm", held_out=held_out, resume=True)
+    assert log_of(out) == log_of(straight)
+    assert (out / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+    counts = [json.loads((folder / "manifest.json").read_text())["counts"] for folder in (out, straight)]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["the loss", "the gradient"])
 def test_numbers_that_break_stop_training_and_leave_the_pairs(
     tiny: str, universal: Write, conversations: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
