@@ -66,19 +66,19 @@ def _stand_ins(texts: Sequence[str], threshold: float) -> dict[str, str]:
     from datasketch import MinHash, MinHashLSH
 
     index = MinHashLSH(num_perm=N_HASHES, params=bands(threshold))
-    kept: list[frozenset[str]] = []
-    stands_for, names = {}, []
+    stands_for: dict[str, str] = {}
+    kept: list[str] = []  # their shingles would take a hundred times as much memory
     for text in texts:
         shingles = _shingles(text)
         signature = MinHash(num_perm=N_HASHES)
         signature.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in sorted(shingles)])
-        near = next((i for i in sorted(index.query(signature)) if jaccard(shingles, kept[i]) >= threshold), None)
+        likely = sorted(index.query(signature))
+        near = next((i for i in likely if jaccard(shingles, _shingles(kept[i])) >= threshold), None)
         if near is None:
             near = len(kept)
             index.insert(near, signature)
-            kept.append(shingles)
-            names.append(text)
-        stands_for[text] = names[near]
+            kept.append(text)
+        stands_for[text] = kept[near]
     return stands_for
 
 
