@@ -1,12 +1,15 @@
 """Chat templates repaired so that every consumer of a reward model prepares the same text.
 
 The same weights give different rewards where a template ends in `<|im_end|>\\n` and one side strips the newline, where
-the pad token is the end token, or where one side adds special tokens to a text that has them. So: the template carries
-all special tokens and ends exactly at the end token, the tokenizer adds none of its own, and the pad token is another.
+the pad token is the end token, or where one side adds special tokens to a text that has them; and other rewards
+tomorrow where a template writes the date of the day. So: the template carries all special tokens and ends exactly at
+the end token, the tokenizer adds none of its own, the pad token is another, and the date is always the same.
 """
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections.abc import Mapping, Sequence
 
 import jinja2
@@ -32,11 +35,17 @@ DECODER_TEMPLATE = (
 """For decoders that come without a template: roles as plain text, every turn closed by the end token."""
 
 PAD_TOKENS = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>", "<|endoftext|>")
+TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+"""How a template asks for the date of the day."""
+DATE = datetime.date(2024, 7, 26)
+"""What it is told instead: the date that Llama 3.1's template has of its own."""
 PROBE: tuple[Message, ...] = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"})
 
 
 def repaired(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
     """Return a tokenizer of the same vocabulary whose template, end token, pad token and padding suit a reward model.
+
+    A template that writes the date of the day writes 26 July 2024, in the form it asks for.
 
     Raises DataError where there is no fast tokenizer or no end token. A pad token is added to the vocabulary only where
     none of `PAD_TOKENS` is there; the model's embeddings must then be resized.
@@ -54,7 +63,7 @@ def repaired(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
         truncation_side="left",
         **_special_tokens(tokenizer),
     )
-    fast.chat_template = _template(tokenizer)
+    fast.chat_template = TODAY.sub(lambda asked: repr(DATE.strftime(asked[2])), _template(tokenizer))
     if fast.eos_token is None:
         fast.eos_token = fast.sep_token
     if fast.eos_token is None:

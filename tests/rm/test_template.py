@@ -41,6 +41,14 @@ def test_an_encoder_reads_prompt_and_response_between_its_separators(bases: dict
     assert render(repaired(load(bases["bert"])), [PROBE]) == ["[CLS]Hi[SEP]Hello[SEP]"]
 
 
+@pytest.mark.parametrize("form", ['strftime_now("%d %b %Y")', "strftime_now( '%d %b %Y' )"])
+def test_a_template_that_writes_the_date_writes_the_same_on_every_day(bases: dict[str, str], form: str) -> None:
+    tokenizer = load(bases["qwen3"])
+    dated = "{% if strftime_now is defined %}{{ 'Today Date: ' + " + form + " + '\n' }}{% endif %}"
+    tokenizer.chat_template = dated + str(tokenizer.chat_template)
+    assert render(repaired(tokenizer), [PROBE])[0].startswith("Today Date: 26 Jul 2024\n")
+
+
 def test_an_encoder_is_told_of_roles_that_do_not_alternate(bases: dict[str, str]) -> None:
     assert render(repaired(load(bases["bert"])), [DIALOGUE])[0].startswith("[CLS]system: Be kind.[SEP]What")
 
