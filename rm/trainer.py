@@ -118,6 +118,8 @@ def _train(
     if trainer.is_world_process_zero():
         adapter = Adapter.of(adapted) if adapted and config.keep_adapter else None
         model = (merged(adapted) if adapted else model).train(False)
+        if trainer.is_fsdp_enabled:
+            model = on_device(model, trainer.args.device)
         counts = dataclasses.asdict(dataset.counts) | {"steps": trainer.state.global_step}
         counts |= {} if watched is None else {"held_out": len(watched)}
         record = manifest("train", inputs=run["inputs"], seed=config.seed, counts=counts)
@@ -313,6 +315,15 @@ def gathered(trainer: PairTrainer, config: RewardConfig) -> tuple[PreTrainedMode
     if trainer.is_world_process_zero():
         model.load_state_dict(state)
     return model, adapted
+
+
+def on_device(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """Return a model on the device, or on the CPU if it does not fit: some hundred responses take it long there."""
+    try:
+        model.to(device)  # type: ignore[arg-type]
+    except torch.OutOfMemoryError:
+        model.to("cpu")  # type: ignore[arg-type]
+    return model
 
 
 def packs(model: PreTrainedModel, max_length: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from rm.config import MINILM
 from rm.handoff import check_preparation, save
 from rm.model import RewardModel, load_base, quiet_loading
 from rm.template import render
-from rm.trainer import is_head
+from rm.trainer import is_head, on_device
 
 Rows = Callable[[int], list[tuple[list[dict[str, str]], str, str]]]
 TRL_DEPRECATIONS = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
@@ -115,6 +116,24 @@ def test_three_consumers_give_the_same_reward_with_smollm2(
     assert_parity(folder, bases["qwen3"])
     config = json.loads((folder / "config.json").read_text())
     assert config["pad_token_id"] != config["eos_token_id"]
+
+
+def test_a_model_gathered_from_its_shards_is_scored_on_the_device_or_where_it_fits() -> None:
+    class Large(torch.nn.Linear):
+        asked: ClassVar[list[str]] = []
+
+        def to(self, device: Any) -> Any:
+            self.asked.append(str(device))
+            if str(device) == "meta":
+                raise torch.OutOfMemoryError
+            return super().to(device)
+
+    model: Any = Large(2, 1)
+    assert on_device(model, torch.device("meta")) is model
+    assert model.asked == ["meta", "cpu"]
+    assert model.weight.device.type == "cpu"
+    moved: Any = torch.nn.Linear(2, 1)
+    assert on_device(moved, torch.device("meta")).weight.device.type == "meta"
 
 
 @pytest.mark.parametrize("name", ["bert", "llama", "qwen3"])
