@@ -85,11 +85,12 @@ class OpenAIEngine:
     _pace: Pace = field(init=False, repr=False, compare=False)
     _no_log_probs: threading.Event = field(init=False, repr=False, compare=False, default_factory=threading.Event)
     """Set once the server refused log-probabilities of texts: they are not asked for again."""
-    _warned: Any = field(init=False, repr=False, compare=False, default_factory=threading.Lock)
-    """Taken once a refused prompt was warned of."""
+    _warned: Any = field(init=False, repr=False, compare=False)
+    """Taken once a refused prompt was warned of (False), and once an answer kept back was (True)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "meter", Meter(1 + self.verdicts))
+        object.__setattr__(self, "_warned", {of_answer: threading.Lock() for of_answer in (False, True)})
         object.__setattr__(self, "_pace", Pace(self.requests_per_minute, self.tokens_per_minute))
 
     @property
@@ -194,13 +195,13 @@ class OpenAIEngine:
             try:
                 return self._sent(prompt, settings)
             except RefusedError as error:
-                self._warn_of_refusal(name, one_line(error))
+                self._warn_of_refusal(name, error)
                 raise
             except openai.APIStatusError as error:
                 if error.status_code == 400 and "logprobs" in settings and "logprob" in str(error).lower():
                     raise _NoLogProbsError from error
                 if refuses(error):
-                    self._warn_of_refusal(name, one_line(error))
+                    self._warn_of_refusal(name, error)
                     raise RefusedError from error
                 if error.status_code < 500 and error.status_code not in RETRIED:
                     raise EngineError(
@@ -216,13 +217,19 @@ class OpenAIEngine:
             "start again later (a CachedEngine keeps what is done), with lower limits or more attempts"
         )
 
-    def _warn_of_refusal(self, name: str, why: str) -> None:
-        if self._warned.acquire(blocking=False):
-            text = (
-                f"{name}: {self.model} refuses it ({why}); it gets no answer, so that judges abstain, and neither does "
-                "any other prompt refused like that"
+    def _warn_of_refusal(self, name: str, error: Exception) -> None:
+        of_answer = isinstance(error, AnswerRefusedError)
+        if not self._warned[of_answer].acquire(blocking=False):
+            return
+        if of_answer:
+            what, then = (
+                "keeps an answer back",
+                "it counts for nothing; a prompt of which none is given out has none",
             )
-            warnings.warn(text, WeakprefWarning, stacklevel=2)
+        else:
+            what, then = "refuses it", "it gets no answer, and neither does any other prompt refused like that"
+        text = f"{name}: {self.model} {what} ({one_line(error)}); {then}, so that judges abstain"
+        warnings.warn(text, WeakprefWarning, stacklevel=2)
 
     def _sent(self, prompt: Conversation, settings: Mapping[str, Any]) -> ChatCompletion:
         """Return the answer to one request. One that ends in an error counts as a request without tokens; an answer
@@ -319,7 +326,7 @@ def prompt_names(prompts: Sequence[Conversation]) -> list[str]:
         return [f"prompt ...{text[-NAME_CHARS:]!r}" for text in texts]
     first, last = min(texts), max(texts)
     alike = sum(1 for _ in itertools.takewhile(lambda two: two[0] == two[1], zip(first, last, strict=False)))
-    start = first.rfind(" ", 0, alike) + 1
+    start = max(first.rfind(" ", 0, alike) + 1, alike - NAME_CHARS // 4)  # not every script has blanks
     return [f"prompt ...{text[start:][:NAME_CHARS]!r}..." for text in texts]
 
 

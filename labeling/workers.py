@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.machinery
 import itertools
 import math
 import pickle
@@ -134,13 +135,19 @@ def _module_of(value: Any) -> ModuleType | None:
 
 
 def _importable(module: ModuleType) -> bool:
-    top = module.__name__.partition(".")[0]
-    finders = (finder for finder in sys.meta_path if hasattr(finder, "find_spec"))  # those of editable installs as well
+    top, file = module.__name__.partition(".")[0], getattr(module, "__file__", None)
+    finders: list[Any] = [importlib.machinery.PathFinder, *filter(_is_of_an_editable_install, sys.meta_path)]
     found = next((spec for finder in finders if (spec := finder.find_spec(top, None)) is not None), None)
-    if found is None or module.__file__ is None:
+    if found is None or file is None:
         return found is not None
     places = [Path(place) for place in found.submodule_search_locations or [found.origin or ""]]
-    return any(Path(module.__file__).is_relative_to(place) for place in places)
+    return any(Path(file).is_relative_to(place) for place in places)
+
+
+def _is_of_an_editable_install(finder: Any) -> bool:
+    """Whether a finder is there in every process of this Python, by a .pth file beside the installed packages."""
+    home = finder.__module__ if isinstance(finder, type) else type(finder).__module__
+    return "editable" in home
 
 
 def _work(payload: bytes, chunk: bytes, start: int, on_error: OnError) -> Cast | Failure:

@@ -52,9 +52,10 @@ def train(
         from rm.plan import plan
         from rm.run_folder import check_out, described
 
-        found = plan(data, config, cache=cache, held_out=held_out)
-        check_out(out, described(data, config, held_out), resume)
-        return "\n".join(found.lines())
+        run = described(data, config, held_out)
+        del run["processes"]  # how many there will be, `launch_options` and accelerate know
+        check_out(out, run, resume)
+        return "\n".join(plan(data, config, cache=cache, held_out=held_out).lines())
     if preset is not None:
         words = arguments(data, out, resume, config, held_out, cache)
         launch(preset, shlex.split(launch_options), "rm.launched", words)

@@ -60,7 +60,7 @@ def check_out(target: Path, run: Mapping[str, Any], resume: bool) -> None:
     begun = json.loads((checkpoints / RUN).read_text(encoding="utf-8"))
     changed = [key for key in run["config"] if begun["config"].get(key) != run["config"][key]]
     changed += ["data"] if begun["inputs"] != run["inputs"] else []
-    changed += ["processes"] if begun.get("processes") != run["processes"] else []
+    changed += ["processes"] if "processes" in run and begun.get("processes") != run["processes"] else []
     if changed:
         raise DataError(
             f"{checkpoints} belongs to another run ({', '.join(changed)} differ); resume with the config and data it "

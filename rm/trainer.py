@@ -27,7 +27,7 @@ from transformers import (
     TrainerState,
 )
 
-from labeling.errors import WeakprefWarning
+from labeling.errors import DataError, WeakprefWarning
 from labeling.files import manifest, write_json
 from rm.alone import alone
 from rm.arguments import tensorboard_folder, training_arguments
@@ -83,7 +83,10 @@ def train(
     checkpoints = checkpoint_folder(out)
     first = os.environ.get("RANK", "0") == "0"
     with alone(checkpoints) if first else contextlib.nullcontext():
-        return _train(data, config, Path(out), checkpoints, resume, cache, held_out)
+        _train(data, config, Path(out), checkpoints, resume, cache, held_out)
+    if first:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return Path(out)
 
 
 def _train(
@@ -94,7 +97,7 @@ def _train(
     resume: bool,
     cache: str | Path | None,
     held_out: str | Path | None,
-) -> Path:
+) -> None:
     sources = [data] if isinstance(data, str | Path) else list(data)
     run = described(sources, config, held_out)
     if os.environ.get("RANK", "0") == "0":  # later processes may find what this one has begun
@@ -128,9 +131,7 @@ def _train(
         stopping = () if watched is None or config.patience is None else watched.prompts()
         history = trainer.state.log_history
         hand_off(target, trained, dataset, record, log=history, adapter=adapter, stopping=stopping)
-        shutil.rmtree(checkpoints, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    return target
 
 
 class PairTrainer(Trainer):
@@ -177,12 +178,21 @@ class PairTrainer(Trainer):
         begun = resume_from_checkpoint
         if begun and self.config.patience is not None and not self.is_fsdp_enabled and stopped(begun):
             self.state = TrainerState.load_from_json(str(Path(begun) / STATE))
-            return self._load_best_model()
+            if self.state.best_model_checkpoint:
+                return self._load_best_model()
         try:
             return super().train(begun, *args, **kwargs)
         finally:
             if self.bar:
                 self.bar.progress.stop()
+
+    def _load_best_model(self) -> None:
+        """Load the best weights from where the checkpoints are now: the state names the place they were written to."""
+        best = Path(str(self.args.output_dir)) / Path(str(self.state.best_model_checkpoint)).name
+        if not best.is_dir():
+            raise DataError(f"{best}, the best weights of the run, is gone; delete {best.parent} and train again")
+        self.state.best_model_checkpoint = str(best)
+        super()._load_best_model()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Shuffled:  # noqa: ARG002
         return self.order

@@ -15,6 +15,7 @@ from labeling.budget import BudgetedEngine, Usage
 from labeling.errors import EngineError, WeakprefWarning
 from labeling.llm import Sampling
 from labeling.llm_cache import CachedEngine
+from labeling.openai_engine import prompt_names
 from labeling.pairwise_judge import PairwiseJudge
 from tests.labeling.odd_server import Answer, body, completion, good, send
 
@@ -41,7 +42,7 @@ def test_a_prompt_the_server_refuses_has_no_answer_and_the_others_have(
     serve: Any, refusal: str, tmp_path: Path
 ) -> None:
     engine, script = serve(refuses_some(REFUSALS[refusal]))
-    with pytest.warns(WeakprefWarning, match=r"prompt ...'[13]\?'.* m refuses it .* judges abstain") as warned:
+    with pytest.warns(WeakprefWarning, match=r"prompt ...'[13]\?'.* judges abstain") as warned:
         found = CachedEngine(engine, tmp_path / "answers").choose(PROMPTS[:5], ["A", "B"])
     assert len(warned) == 1
     assert np.isnan(found).all(axis=1).tolist() == [False, True, False, True, False]
@@ -67,7 +68,7 @@ def test_an_error_that_repeats_the_prompt_or_is_about_lengths_ends_the_run(serve
         engine.generate(PROMPTS[:1], Sampling())
 
 
-@pytest.mark.filterwarnings("ignore:.*refuses it:labeling.errors.WeakprefWarning")
+@pytest.mark.filterwarnings("ignore:.*keeps an answer back:labeling.errors.WeakprefWarning")
 @pytest.mark.parametrize("reasoning", [None, Sampling(max_tokens=5, temperature=1.0, n=2)])
 def test_a_judge_abstains_where_the_server_refuses_a_prompt(
     serve: Any, pairs_of: Any, reasoning: Sampling | None
@@ -85,10 +86,11 @@ def keeps_back(answers: bytes, every: int) -> Answer:
     return lambda handler, request: send(handler, 200, kept_back if request.get("seed", 1) % every == 0 else answers)
 
 
-@pytest.mark.filterwarnings("ignore:.*refuses it:labeling.errors.WeakprefWarning")
+@pytest.mark.filterwarnings("ignore:.*keeps an answer back:labeling.errors.WeakprefWarning")
 def test_one_answer_kept_back_leaves_the_other_samples_their_say(serve: Any, pairs_of: Any) -> None:
     engine, script = serve(keeps_back(completion("A"), 2), verdicts=40)
-    p_a = np.exp(engine.choose(PROMPTS[:1], ["A", "B"])[0, 0])
+    with pytest.warns(WeakprefWarning, match=r"verdict \d+: m keeps an answer back \(content_filter\); it counts for"):
+        p_a = np.exp(engine.choose(PROMPTS[:1], ["A", "B"])[0, 0])
     n_given = sum(request["seed"] % 2 for request in script.requests if "seed" in request)
     assert 5 < n_given < 35
     assert p_a == pytest.approx((n_given + 0.5) / (n_given + 1))
@@ -102,7 +104,7 @@ def test_one_answer_kept_back_leaves_the_other_samples_their_say(serve: Any, pai
     assert (found.shown_first.item(), found.shown_second.item()) == pytest.approx((0.5, -0.5))
 
 
-@pytest.mark.filterwarnings("ignore:.*refuses it:labeling.errors.WeakprefWarning")
+@pytest.mark.filterwarnings("ignore:.*keeps an answer back:labeling.errors.WeakprefWarning")
 def test_an_answer_kept_back_costs_what_the_server_says_that_it_wrote(serve: Any) -> None:
     engine, _ = serve(keeps_back(completion("A"), 1))
     counted = BudgetedEngine(engine, meter=engine.meter)
@@ -119,3 +121,11 @@ def test_a_prompt_is_named_by_what_no_template_shares(serve: Any, pairs_of: Any)
     pairs = pairs_of([(f"{color} or blue?", "x", "y", 1.0) for color in ("Red", "Green")])
     with pytest.raises(EngineError, match=r"prompt ...'\w{10}>>> (Red|Green) or blue\? <<<END QUESTION"):
         PairwiseJudge(engine).judge(pairs.voter_table())
+
+
+def test_prompts_of_a_script_without_blanks_are_named_where_they_differ() -> None:
+    shared = "请仔细阅读下面的问题并且用一句话回答它" * 9
+    names = prompt_names([[{"role": "user", "content": f"{shared}{what}是什么"}] for what in ("猫", "狗")])
+    assert "猫是什么" in names[0]
+    assert "狗是什么" in names[1]
+    assert prompt_names([[{"role": "user", "content": "a " * 99 + "end"}]])[0].endswith("end'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import operator
 import os
 import signal
 import subprocess
@@ -134,12 +135,62 @@ def test_a_file_of_voters_finds_its_neighbours_when_its_functions_run(make_pairs
     assert_same(apply(voters, pairs, workers=2), alone)
 
 
-def test_a_module_of_an_editable_install_is_imported_by_the_workers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "edited_of_mine.py").write_text(
-        "import threading\nLOCK = threading.Lock()\ndef size(prompt, text):\n    with LOCK:\n        return len(text)\n"
+@pytest.mark.slow
+def test_a_module_of_an_editable_install_is_imported_by_the_workers(tmp_path: Path) -> None:
+    """Its lock could not be sent. What .pth files do for every process, sitecustomize does here."""
+    (tmp_path / "source").mkdir()
+    files = {
+        "sitecustomize.py": "import __editable___edited_of_mine_finder",
+        "__editable___edited_of_mine_finder.py": """
+import sys, importlib.util, pathlib
+class Finder:
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        file = pathlib.Path(__file__).parent / "source" / f"{name}.py"
+        return importlib.util.spec_from_file_location(name, file) if file.exists() else None
+sys.meta_path.append(Finder)
+""",
+        "source/edited_of_mine.py": """
+import threading
+LOCK = threading.Lock()
+def size(prompt, text):
+    with LOCK:
+        return len(text)
+""",
+        "script.py": """
+import pyarrow as pa, edited_of_mine
+from labeling.apply import apply
+from labeling.pairs import SCHEMA, Pairs
+from labeling.voters import scoring_function
+row = {"prompt": [], "response_b": "", "gold": None, "annotator_votes": None, "group": "", "source": ""}
+rows = [{**row, "pair_id": str(i), "response_a": "x" * i} for i in range(8)]
+pairs = Pairs(pa.Table.from_pylist(rows, schema=SCHEMA), {})
+print(apply([scoring_function(edited_of_mine.size)], pairs, workers=2).votes.ravel().tolist())
+""",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    places = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    here = {**os.environ, "PYTHONPATH": places}
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, env=here)
+    assert done.stderr == ""
+    assert done.stdout.strip() == "[-1, 0, 0, 0, 0, 0, 0, 0]"
+
+
+def test_standard_modules_are_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "my_os_lfs.py").write_text(
+        "import io, os\nfrom os.path import basename\nfrom labeling import labeling_function, scoring_function\n"
+        "@labeling_function\ndef path(pair): return 0 if os.sep in basename(pair.response_a) else -1\n"
+        "@scoring_function\ndef lines(prompt, response): return len(io.StringIO(response).readlines())\n"
     )
+    assert len(pack(voters_of(tmp_path / "my_os_lfs.py"))) < 20_000
+    assert pack([scoring_function(operator.eq)])
+
+
+def test_a_module_that_only_this_process_can_find_is_sent(
+    make_pairs: MakePairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hooked_of_mine.py").write_text("def size(prompt, text): return len(text)\n")
 
     class Finder:
         @staticmethod
@@ -148,10 +199,8 @@ def test_a_module_of_an_editable_install_is_imported_by_the_workers(
             return importlib.util.spec_from_file_location(name, file) if file.exists() else None
 
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
-    monkeypatch.setitem(sys.modules, "edited_of_mine", types.ModuleType("edited_of_mine"))  # as it was, for afterwards
-    del sys.modules["edited_of_mine"]
-    module = importlib.import_module("edited_of_mine")
-    assert pack([scoring_function(module.size)])  # by name: its lock could not be sent
+    voter = scoring_function(importlib.import_module("hooked_of_mine").size)
+    assert_same(apply([voter], make_pairs(20), workers=2), apply([voter], make_pairs(20), workers=1))
 
 
 @pytest.mark.slow

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from labeling.errors import DataError
-from rm.alone import alone
+from rm.alone import LOCK, alone
 
 HOLD = """
 import sys, time
@@ -41,6 +45,10 @@ def test_what_is_held_leaves_nothing_behind_and_a_file_is_refused(tmp_path: Path
     with pytest.raises(ZeroDivisionError), alone(tmp_path / "a" / "run"):
         raise ZeroDivisionError
     assert not (tmp_path / "a" / "run").exists()
+    (tmp_path / "mine").mkdir()
+    with alone(tmp_path / "mine"):
+        pass
+    assert (tmp_path / "mine").is_dir()
     (tmp_path / "file").write_text("mine")
     with pytest.raises(DataError, match="is a file"), alone(tmp_path / "file"):
         pass
@@ -61,3 +69,37 @@ def test_a_training_and_a_loop_under_way_are_not_begun_a_second_time(tmp_path: P
     rows = [{"prompt": f"q{i}", "response_a": "yes", "response_b": "no", "gold": float(i % 2)} for i in range(40)]
     with alone(tmp_path / "run"), pytest.raises(DataError, match="another process is at work there"):
         evolve(read_pairs(pd.DataFrame(rows)), tmp_path / "run", EvolveOptions(config, method="ser+ws", gold=20))
+
+
+def test_a_lock_that_was_removed_by_its_holder_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened before its holder ended, locked after: the folder has another by then, or none."""
+    flock, once = fcntl.flock, iter([True])
+
+    def removed_meanwhile(file: int, how: int) -> None:
+        if next(once, False):
+            (tmp_path / "run" / LOCK).unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
+    with alone(tmp_path / "run"):
+        assert (tmp_path / "run" / LOCK).exists()
+        with pytest.raises(DataError, match="another process is at work there"), alone(tmp_path / "run"):
+            pass
+
+
+def test_without_locks_and_without_leave_to_write_it_says_so_or_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(error: OSError) -> Any:
+        def refused(*_: Any) -> None:
+            raise error
+
+        return refused
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", refuse(OSError(errno.ENOLCK, "no locks")))
+        with alone(tmp_path / "run"):
+            pass
+    monkeypatch.setattr(os, "open", refuse(PermissionError(errno.EACCES, "not yours")))
+    with pytest.raises(DataError, match=r"nothing can be written there .*not yours"), alone(tmp_path / "run"):
+        pass

@@ -12,9 +12,11 @@ import yaml
 
 import rm
 from labeling.errors import DataError, WeakprefError
+from labeling.files import write_json
 from rm.command import arguments, main
 from rm.config import RewardConfig
 from rm.launch import PRESETS, launch, preset
+from rm.run_folder import described
 
 CHANGED = {
     "learning_rate": 3e-4, "head_learning_rate": 1e-3, "max_steps": 7, "objective": "ipo", "objective_parameter": 0.5,
@@ -166,3 +168,17 @@ def test_a_dry_run_takes_what_is_held_out_and_refuses_what_a_run_would(
     (tmp_path / "rm0" / "config.json").touch()
     assert main(asked) == 2
     assert "rm0 already exists" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_several_processes_takes_their_checkpoints_for_its_own(
+    tiny: str, universal: Any, conversations: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = universal(conversations(4)), tmp_path / "rm0"
+    asked = [str(data), "-o", str(out), "--model", tiny, "--max-length", "128", "--dry-run", "--preset", "ddp"]
+    run = described([data], RewardConfig(tiny, max_length=128)) | {"processes": 4}
+    write_json(tmp_path / "rm0.checkpoints" / "run.json", run)
+    assert main([*asked, "--resume"]) == 0
+    assert "token" in capsys.readouterr().out
+    assert main([*asked, "--resume", "--seed", "9"]) == 2
+    assert "belongs to another run (seed differ)" in capsys.readouterr().err

@@ -197,7 +197,9 @@ def test_a_run_that_was_killed_after_it_stopped_early_is_handed_off_as_it_stoppe
     with pytest.raises(KeyboardInterrupt):
         train(data, options, out=tmp_path / "rm", held_out=held_out)
     monkeypatch.undo()
-    out = train(data, options, out=tmp_path / "rm", held_out=held_out, resume=True)
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "rm.checkpoints").rename(tmp_path / "moved" / "rm.checkpoints")  # the state names where it was
+    out = train(data, options, out=tmp_path / "moved" / "rm", held_out=held_out, resume=True)
     assert log_of(out) == log_of(straight)
     assert (out / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
     counts = [json.loads((folder / "manifest.json").read_text())["counts"] for folder in (out, straight)]
