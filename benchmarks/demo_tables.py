@@ -111,12 +111,14 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def _gain_cell(values: Sequence[float]) -> str:
-    """Mean and Student's 95 % interval over seeds, in points."""
+    """Mean and Student's 95 % interval over seeds, in points; bold where the interval leaves out 0."""
     from scipy.stats import t
 
     points = 100 * np.array(values)
     half = float(t.ppf(0.975, len(points) - 1)) * float(points.std(ddof=1)) / np.sqrt(len(points))
-    return f"**{points.mean():+.1f}** [{points.mean() - half:+.1f}, {points.mean() + half:+.1f}]"
+    mean = float(points.mean())
+    bold = "**" if abs(mean) > half else ""
+    return f"{bold}{mean:+.1f}{bold} [{mean - half:+.1f}, {mean + half:+.1f}]"
 
 
 def _label_cell(quality: dict[str, Any]) -> str:
