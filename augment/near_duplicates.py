@@ -67,7 +67,7 @@ def _stand_ins(texts: Sequence[str], threshold: float) -> dict[str, str]:
 
     index = MinHashLSH(num_perm=N_HASHES, params=bands(threshold))
     stands_for: dict[str, str] = {}
-    kept: list[str] = []  # their shingles would take a hundred times as much memory
+    kept: list[str] = []  # not their shingles, which take many times the memory
     for text in texts:
         shingles = _shingles(text)
         signature = MinHash(num_perm=N_HASHES)

@@ -80,28 +80,29 @@ def train(
     where a held-out prompt is trained on; WeakprefError where the loss or a gradient is not finite.
     """
     check_watched(config, held_out)
+    sources = [data] if isinstance(data, str | Path) else list(data)
     checkpoints = checkpoint_folder(out)
     first = os.environ.get("RANK", "0") == "0"
     with alone(checkpoints) if first else contextlib.nullcontext():
-        _train(data, config, Path(out), checkpoints, resume, cache, held_out)
+        run = described(sources, config, held_out)
+        if first:  # later processes may find what this one has begun
+            check_out(Path(out), run, resume)
+        _train(sources, config, Path(out), run, resume, cache, held_out)
     if first:
         shutil.rmtree(checkpoints, ignore_errors=True)
     return Path(out)
 
 
 def _train(
-    data: str | Path | Sequence[str | Path],
+    sources: list[str | Path],
     config: RewardConfig,
     target: Path,
-    checkpoints: Path,
+    run: dict[str, Any],
     resume: bool,
     cache: str | Path | None,
     held_out: str | Path | None,
 ) -> None:
-    sources = [data] if isinstance(data, str | Path) else list(data)
-    run = described(sources, config, held_out)
-    if os.environ.get("RANK", "0") == "0":  # later processes may find what this one has begun
-        check_out(target, run, resume)
+    checkpoints = checkpoint_folder(target)
     with _seeded(config.seed), tensorboard_folder(config, target.with_name(f"{target.name}.logs")):
         model, tokenizer = load_base(config.model, config.max_length)
         adapted = prepare(model, config)
@@ -189,7 +190,7 @@ class PairTrainer(Trainer):
     def _load_best_model(self) -> None:
         """Load the best weights from where the checkpoints are now: the state names the place they were written to."""
         best = Path(str(self.args.output_dir)) / Path(str(self.state.best_model_checkpoint)).name
-        if not best.is_dir():
+        if not best.is_dir() and self.is_world_process_zero():  # other machines need not see the folder
             raise DataError(f"{best}, the best weights of the run, is gone; delete {best.parent} and train again")
         self.state.best_model_checkpoint = str(best)
         super()._load_best_model()

@@ -31,6 +31,7 @@ from rm.watching import Window, said
 Row = tuple[list[dict[str, str]], str, str]
 Rows = Callable[[int], list[Row]]
 Write = Callable[..., Path]
+StoppedEarly = tuple[Path, RewardConfig, Path, Path]
 
 
 def config(model: str, **options: Any) -> RewardConfig:
@@ -137,6 +138,14 @@ def contradicted(universal: Write, conversations: Rows) -> tuple[list[Row], Path
     return rows, universal(rows[:16], "train.parquet"), held_out
 
 
+@pytest.fixture
+def stopped_early(tiny: str, universal: Write, conversations: Rows, tmp_path: Path) -> StoppedEarly:
+    """Pairs to train on, a config, held-out pairs, and what an unbroken run makes of them: it stops early."""
+    _, data, held_out = contradicted(universal, conversations)
+    options = config(tiny, epochs=20, eval_steps=1, patience=3, warmup_share=0.0)
+    return data, options, held_out, train(data, options, out=tmp_path / "straight", held_out=held_out)
+
+
 @pytest.mark.slow
 def test_training_stops_early_and_keeps_the_best_weights(
     tiny: str, universal: Write, conversations: Rows, tmp_path: Path
@@ -156,11 +165,9 @@ def test_training_stops_early_and_keeps_the_best_weights(
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_while_it_waited_for_a_better_log_loss_stops_where_an_unbroken_one_does(
-    tiny: str, universal: Write, conversations: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stopped_early: StoppedEarly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, data, held_out = contradicted(universal, conversations)
-    options = config(tiny, epochs=20, eval_steps=1, patience=3, warmup_share=0.0)
-    straight = train(data, options, out=tmp_path / "straight", held_out=held_out)
+    data, options, held_out, straight = stopped_early
     losses = [line["eval_log_loss"] for line in log_of(straight) if "eval_log_loss" in line]
     original, done = PairTrainer.training_step, list[int]()
 
@@ -184,11 +191,9 @@ def test_a_run_that_was_killed_while_it_waited_for_a_better_log_loss_stops_where
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_after_it_stopped_early_is_handed_off_as_it_stopped(
-    tiny: str, universal: Write, conversations: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stopped_early: StoppedEarly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, data, held_out = contradicted(universal, conversations)
-    options = config(tiny, epochs=20, eval_steps=1, patience=3, warmup_share=0.0)
-    straight = train(data, options, out=tmp_path / "straight", held_out=held_out)
+    data, options, held_out, straight = stopped_early
 
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
