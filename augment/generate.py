@@ -6,8 +6,10 @@ import hashlib
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ import pyarrow.parquet as pq
 
 from augment.progress import progress_bar
 from labeling.budget import Watch
-from labeling.errors import BudgetError, DataError
+from labeling.errors import BudgetError, DataError, WeakprefWarning
 from labeling.files import replacing
-from labeling.llm import Completion, Conversation, Engine, Sampling
+from labeling.llm import Completion, Conversation, Engine, Sampling, fitting
 from labeling.pairs import MESSAGES, prompt_id
 from labeling.parts import claim, is_claimed, is_part, part_folder, stamp, stamped
 
@@ -62,6 +64,8 @@ class Generated:
     """Candidates without a text, or of nothing but white space. They are kept: `pair_candidates` leaves them out."""
     n_cut: int
     """Candidates cut at `max_tokens`."""
+    n_too_long: int
+    """Prompts without an answer, for the model has no room for them beside `max_tokens` of it."""
     n_tokens: int
     """Tokens of all candidates."""
 
@@ -81,11 +85,15 @@ def generate(
     that a run that was killed goes on from its last whole chunk; the file is the same, byte for byte, as that of a run
     that was not, if the engine repeats itself (temperature 0, or its own seeding). A finished file is not made again.
 
+    A prompt that the model has no room for gets empty candidates of the `finish_reason` too_long, with a
+    WeakprefWarning that counts such prompts.
+
     Raises DataError for no prompts, a prompt that is no conversation ending in the user's turn, several samples at
-    temperature 0, parts of another run, or an engine that returns another number of completions.
+    temperature 0, more `max_tokens` than the model holds, parts of another run, or an engine that returns another
+    number of completions.
     """
     unique = _unique(prompts)
-    _check(sampling, chunk)
+    _check(sampling, chunk, engine)
     target, parts = Path(out), part_folder(out)
     run = _run(unique, engine, sampling, chunk)
     if not _is_whole(target, run, len(unique) * sampling.n):
@@ -100,7 +108,16 @@ def generate(
                     raise BudgetError(f"{error}; {i} of {len(chunks)} parts lie in {parts}") from None
         _join([path for path, _ in chunks], run, target)
     shutil.rmtree(parts, ignore_errors=True)
-    return _counted(target, len(prompts), len(unique))
+    made = _counted(target, len(prompts), len(unique))
+    if made.n_too_long:
+        warnings.warn(
+            f"{target}: {made.n_too_long:,} of {made.n_prompts:,} prompts are too long for {engine.model} beside "
+            f"{sampling.max_tokens:,} tokens of answer: their candidates are empty; shorten them, ask for shorter "
+            "answers or a larger context, and write to another file",
+            WeakprefWarning,
+            stacklevel=2,
+        )
+    return made
 
 
 def unanswered(
@@ -111,7 +128,7 @@ def unanswered(
     Raises DataError as `generate` does.
     """
     unique = _unique(prompts)
-    _check(sampling, chunk)
+    _check(sampling, chunk, engine)
     parts, run = part_folder(out), _run(unique, engine, sampling, chunk)
     if _is_whole(Path(out), run, len(unique) * sampling.n):
         return unique, []
@@ -166,12 +183,17 @@ def _unique(prompts: Sequence[Conversation]) -> list[Conversation]:
     return list(first.values())
 
 
-def _check(sampling: Sampling, chunk: int) -> None:
+def _check(sampling: Sampling, chunk: int, engine: Engine) -> None:
     if chunk < 1:
         raise DataError(f"chunk is {chunk}; expected 1 or more")
     if sampling.n > 1 and sampling.temperature == 0:
         raise DataError(
             f"n is {sampling.n} at temperature 0, where all samples are the same; expected n = 1, or a temperature > 0"
+        )
+    if engine.context is not None and sampling.max_tokens >= engine.context:
+        raise DataError(
+            f"max_tokens is {sampling.max_tokens:,}, but {engine.model} holds {engine.context:,} tokens, prompt and "
+            "answer together; ask for shorter answers"
         )
 
 
@@ -204,12 +226,16 @@ def _answer(path: Path, prompts: Sequence[Conversation], engine: Engine, samplin
 
 
 def _rows(prompts: Sequence[Conversation], engine: Engine, sampling: Sampling) -> list[dict[str, Any]]:
-    answers = engine.generate(prompts, sampling)
-    if [len(samples) for samples in answers] != [sampling.n] * len(prompts):
+    fits = fitting(prompts, engine, sampling.max_tokens)
+    asked = list(compress(prompts, fits))
+    given = engine.generate(asked, sampling) if asked else []
+    if [len(samples) for samples in given] != [sampling.n] * len(asked):
         raise DataError(
-            f"{engine.model} returned {sum(map(len, answers))} completions for {len(answers)} prompts; expected "
-            f"{sampling.n} for each of {len(prompts)}: the engine is at fault"
+            f"{engine.model} returned {sum(map(len, given))} completions for {len(given)} prompts; expected "
+            f"{sampling.n} for each of {len(asked)}: the engine is at fault"
         )
+    rest, none = iter(given), [Completion.none("too_long")] * sampling.n
+    answers = [next(rest) if fit else none for fit in fits]
     how = asdict(sampling) | {"model": engine.model, "stop": list(sampling.stop)}
     return [
         {"prompt": list(prompt), "prompt_id": prompt_id(prompt), "sample": sampling.first + i}
@@ -243,7 +269,7 @@ def _join(parts: Sequence[Path], run: dict[str, Any], target: Path) -> None:
 
 
 def _counted(path: Path, n_given: int, n_prompts: int) -> Generated:
-    table = pq.read_table(path, columns=["response", "n_tokens", "finish_reason"])
+    table = pq.read_table(path, columns=["prompt_id", "response", "n_tokens", "finish_reason"])
     blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(table["response"])), 0)
     return Generated(
         path=path,
@@ -252,5 +278,6 @@ def _counted(path: Path, n_given: int, n_prompts: int) -> Generated:
         n_candidates=table.num_rows,
         n_empty=pc.sum(blank).as_py(),
         n_cut=pc.sum(pc.equal(table["finish_reason"], "length")).as_py(),
+        n_too_long=pc.count_distinct(table.filter(pc.equal(table["finish_reason"], "too_long"))["prompt_id"]).as_py(),
         n_tokens=pc.sum(table["n_tokens"]).as_py(),
     )

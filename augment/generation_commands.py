@@ -26,7 +26,7 @@ from augment.spending import SpendingOptions
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import replacing
 from labeling.layouts import MESSAGES, TEXT, is_number, plain
-from labeling.llm import Conversation, Sampling
+from labeling.llm import Conversation, Sampling, fitting
 from labeling.pairs import MESSAGES as MESSAGES_TYPE
 from labeling.pairs import prompt_text
 from labeling.sources import open_source
@@ -72,9 +72,11 @@ def generate(
     if spending.dry_run:
         plan = spending.plan(model)
         answered, rest = unanswered(prompts, plan.engine, out, sampling, chunk=model.chunk)
-        plan.engine.generate(rest, sampling)
-        plan.engine.usage += plan.engine.most(answered, sampling)
-        return plan.said(out)
+        fit = [list(compress(some, fitting(some, plan.engine, sampling.max_tokens))) for some in (answered, rest)]
+        plan.engine.generate(fit[1], sampling)
+        plan.engine.usage += plan.engine.most(fit[0], sampling)
+        n_too_long = len(answered) + len(rest) - sum(map(len, fit))
+        return plan.said(out) + (f"\n{n_too_long:,} prompts are too long and get no answer" if n_too_long else "")
     engine = spending.engine(model)
     made = generate_candidates(prompts, engine, out, sampling, chunk=model.chunk, progress=on_terminal())
     figures = {name: value for name, value in asdict(made).items() if name != "path"}
@@ -84,6 +86,7 @@ def generate(
     return (
         f"{out}: {made.n_candidates:,} candidates for {made.n_prompts:,} of {counts['given']:,} prompts, "
         f"{made.n_empty:,} empty, {made.n_cut:,} cut at {sampling.max_tokens} tokens"
+        + (f", {made.n_too_long:,} prompts too long" if made.n_too_long else "")
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +26,9 @@ from augment.policies import free_memory
 from augment.self_gold import implicit_agreement, judge_agreement
 from augment.self_scores import agreement, judged, ranked, soft_label
 from augment.self_training import train_policy
-from labeling.errors import DataError
+from labeling.errors import DataError, WeakprefWarning
 from labeling.files import replacing, write_json
-from labeling.llm import Conversation, Engine
+from labeling.llm import Conversation, Engine, fitting
 from labeling.pairs import MESSAGES, Pairs
 from labeling.parts import part_folder
 from labeling.vllm_engine import VLLMEngine
@@ -140,7 +142,23 @@ def _write_candidates(
         prompts = _new_prompts(folder, run, prompts, how, load, iteration)
     with opened(load, current) as engine:
         chunk = CHUNKS["vllm" if isinstance(engine, VLLMEngine) else "transformers"]
-        generate(prompts, engine, folder / "candidates.parquet", how.sampling(iteration), chunk=chunk)
+        sampling = how.sampling(iteration)
+        kept = _with_room(prompts, engine, sampling.max_tokens)
+        generate(kept, engine, folder / "candidates.parquet", sampling, chunk=chunk)
+
+
+def _with_room(prompts: Sequence[Conversation], engine: Engine, max_tokens: int) -> list[Conversation]:
+    """Return the prompts that leave the model room for an answer, and warn of others. Raises DataError for none."""
+    kept = list(compress(prompts, fitting(prompts, engine, max_tokens)))
+    if len(kept) < len(prompts):
+        found = (
+            f"{len(prompts) - len(kept):,} of {len(prompts):,} prompts are too long for {engine.model}, which holds "
+            f"{engine.context:,} tokens, {max_tokens:,} of them asked for the answer"
+        )
+        if not kept:
+            raise DataError(f"{found}; expected one or more that fit: ask for shorter answers (max_tokens)")
+        warnings.warn(f"{found}: they are left out", WeakprefWarning, stacklevel=2)
+    return kept
 
 
 def _new_prompts(

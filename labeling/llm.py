@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -65,8 +66,18 @@ class Completion:
     log_prob: float
     """Sum of those tokens' log-probabilities under the model (temperature 1, no top_p); NaN where none are given."""
     finish_reason: str
-    """stop (the model ended it, or a stop text did), length (it was cut at max_tokens) or refused (by a server that
-    will not answer the prompt: there is no text)."""
+    """stop (the model ended it, or a stop text did), length (it was cut at max_tokens); or, where there is no text,
+    refused (by a server that will not answer the prompt) or too_long (the prompt, for the model)."""
+
+    @classmethod
+    def none(cls, reason: str) -> Completion:
+        """Return what stands for an answer that was not given, refused or too_long."""
+        return cls("", 0, math.nan, reason)
+
+    @property
+    def given(self) -> bool:
+        """Whether the model wrote it, be it an empty text."""
+        return self.finish_reason not in ("refused", "too_long")
 
 
 class Engine(Protocol):
@@ -96,6 +107,13 @@ class Engine(Protocol):
 
     def count_tokens(self, prompts: Sequence[Conversation]) -> list[int]:
         """Return how many tokens each prompt is, chat template included."""
+
+
+def fitting(prompts: Sequence[Conversation], engine: Engine, max_tokens: int) -> list[bool]:
+    """Return which prompts leave the model room for `max_tokens` of answer; all do where its context is not known."""
+    if engine.context is None:
+        return [True] * len(prompts)
+    return [length + max_tokens <= engine.context for length in engine.count_tokens(prompts)]
 
 
 def sample_seed(prompt: Conversation, sampling: Sampling, number: int) -> int:

@@ -35,7 +35,7 @@ from labeling.server_answers import (
     checked,
     completion,
     first_token_scores,
-    refuses,
+    refusal,
 )
 from labeling.values import one_line
 
@@ -54,6 +54,18 @@ OPENAI = "https://api.openai.com/v1"
 """The server where none is named."""
 RETRIED = (408, 409, 429)
 """Statuses worth another try, beside 500 and above."""
+NOT_GIVEN = {
+    "refused": ("refuses it", "it gets no answer, and neither does any other prompt refused like that"),
+    "kept back": (
+        "keeps an answer back", "it counts for nothing, and a prompt of which none is given out has no answer"
+    ),
+    "too_long": (
+        "has no room for it beside its answer",
+        "it gets no answer, and neither does any other as long: let judges cut texts sooner (max_prompt_tokens), or "
+        "ask for shorter answers (max_tokens)",
+    ),
+}  # fmt: skip
+"""What is said of answers that a server does not give: what it does, and what then."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +98,11 @@ class OpenAIEngine:
     _no_log_probs: threading.Event = field(init=False, repr=False, compare=False, default_factory=threading.Event)
     """Set once the server refused log-probabilities of texts: they are not asked for again."""
     _warned: Any = field(init=False, repr=False, compare=False)
-    """Taken once a refused prompt was warned of (False), and once an answer kept back was (True)."""
+    """Taken once something of their kind was warned of: each kind of answer that a server does not give."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "meter", Meter(1 + self.verdicts))
-        object.__setattr__(self, "_warned", {of_answer: threading.Lock() for of_answer in (False, True)})
+        object.__setattr__(self, "_warned", {kind: threading.Lock() for kind in NOT_GIVEN})
         object.__setattr__(self, "_pace", Pace(self.requests_per_minute, self.tokens_per_minute))
 
     @property
@@ -107,8 +119,9 @@ class OpenAIEngine:
     def generate(self, prompts: Sequence[Conversation], sampling: Sampling) -> list[list[Completion]]:
         """Return `sampling.n` completions for each prompt, in order; how far a seed is kept is the server's matter.
 
-        A prompt whose content the server refuses has empty texts, `finish_reason` refused; the first is
-        warned of. Raises EngineError naming the first request that failed for good.
+        A prompt whose content the server refuses has empty texts, `finish_reason` refused, one that is too long for
+        it likewise, too_long; the first of each is warned of. Raises EngineError naming the first request that failed
+        for good.
         """
         numbers = range(sampling.first, sampling.first + sampling.n)
         asked, names = [(row, number) for row in range(len(prompts)) for number in numbers], prompt_names(prompts)
@@ -123,8 +136,8 @@ class OpenAIEngine:
                 except _NoLogProbsError:
                     self._no_log_probs.set()
                     return completion(self._answer(prompts[row], settings, name))
-            except RefusedError:
-                return Completion("", 0, math.nan, "refused")
+            except RefusedError as error:
+                return Completion.none(error.reason)
 
         done = self._side_by_side(ask, asked)
         return [done[i : i + sampling.n] for i in range(0, len(done), sampling.n)]
@@ -134,9 +147,9 @@ class OpenAIEngine:
 
         From the log-probabilities of the answer's first token; a choice not among the likeliest 20 gets the least of
         them. Where the server gives none, from shares of sampled answers, half a vote added to each choice. A prompt
-        answered by no choice at all gets 1/k each, one whose content the server refuses NaN; the first is warned of.
-        Raises DataError if one choice is the start of another, EngineError naming the first request that failed for
-        good.
+        answered by no choice at all gets 1/k each, one that the server refuses, or that is too long for it, NaN; the
+        first is warned of. Raises DataError if one choice is the start of another, EngineError naming the first request
+        that failed for good.
         """
         for number, choice in enumerate(choices):
             if any(other.startswith(choice) for i, other in enumerate(choices) if i != number):
@@ -200,9 +213,9 @@ class OpenAIEngine:
             except openai.APIStatusError as error:
                 if error.status_code == 400 and "logprobs" in settings and "logprob" in str(error).lower():
                     raise _NoLogProbsError from error
-                if refuses(error):
-                    self._warn_of_refusal(name, error)
-                    raise RefusedError from error
+                if refused := refusal(error):
+                    self._warn_of_refusal(name, refused)
+                    raise refused from error
                 if error.status_code < 500 and error.status_code not in RETRIED:
                     raise EngineError(
                         f"{name}: {self.model} refuses it ({one_line(error)}); mend it and start again"
@@ -217,19 +230,12 @@ class OpenAIEngine:
             "start again later (a CachedEngine keeps what is done), with lower limits or more attempts"
         )
 
-    def _warn_of_refusal(self, name: str, error: Exception) -> None:
-        of_answer = isinstance(error, AnswerRefusedError)
-        if not self._warned[of_answer].acquire(blocking=False):
-            return
-        if of_answer:
-            what, then = (
-                "keeps an answer back",
-                "it counts for nothing; a prompt of which none is given out has none",
-            )
-        else:
-            what, then = "refuses it", "it gets no answer, and neither does any other prompt refused like that"
-        text = f"{name}: {self.model} {what} ({one_line(error)}); {then}, so that judges abstain"
-        warnings.warn(text, WeakprefWarning, stacklevel=2)
+    def _warn_of_refusal(self, name: str, error: RefusedError) -> None:
+        kind = "kept back" if isinstance(error, AnswerRefusedError) else error.reason
+        if self._warned[kind].acquire(blocking=False):
+            what, then = NOT_GIVEN[kind]
+            text = f"{name}: {self.model} {what} ({one_line(error)}); {then}; where there is no answer, judges abstain"
+            warnings.warn(text, WeakprefWarning, stacklevel=2)
 
     def _sent(self, prompt: Conversation, settings: Mapping[str, Any]) -> ChatCompletion:
         """Return the answer to one request. One that ends in an error counts as a request without tokens; an answer

@@ -119,13 +119,13 @@ class PairwiseJudge:
 
     def _log_odds(self, prompts: Sequence[Conversation]) -> tuple[FloatArray, int, int, float]:
         """Return the log-odds of the letter A, shape (n,), the tokens read beside `prompts`, and written, and how far
-        verdicts on one prompt agree. Samples that a server refuses count for nothing."""
+        verdicts on one prompt agree. Samples that a server does not give count for nothing."""
         if not prompts:
             return np.empty(0), 0, 0, math.nan
         if self.reasoning is None:
             return letter_log_odds(self.engine, prompts), 0, 0, math.nan
         drawn = self.engine.generate(prompts, self.reasoning)
-        answered = np.array([[sample.finish_reason != "refused" for sample in samples] for samples in drawn])
+        answered = np.array([[sample.given for sample in samples] for samples in drawn])
         followed = [self._followed(prompts[i], drawn[i][number].text) for i, number in np.argwhere(answered)]
         each = np.full(answered.shape, np.nan)
         if followed:
@@ -155,8 +155,8 @@ def decide(
 ) -> tuple[Votes, FloatArray, dict[str, int]]:
     """Return votes, margins and reasons to abstain from the log-odds of A in both orders, shape (n, 2).
 
-    Reasons: too_long (nothing was asked), no_answer (such as a prompt that a server refuses), flipped (each order names
-    another response), tie.
+    Reasons: too_long (nothing was asked), no_answer (such as to a prompt that a server refuses), flipped (each order
+    names another response), tie.
     """
     margins = orders.mean(axis=1)
     flipped = orders[:, 0] * orders[:, 1] < 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labeling.llm import Completion, FloatArray
+from labeling.values import one_line
 
 if TYPE_CHECKING:
     import openai
@@ -21,11 +22,20 @@ REFUSES = re.compile(
     r"content[ _-]?(filter|polic|management)|responsible.?ai|moderation|input was flagged|invalid_prompt", re.IGNORECASE
 )
 """What servers say of a prompt whose content they will never answer."""
+TOO_LONG = re.compile(
+    r"context[ _-]?(length|size|window)|maximum model length|prompt is too long|input token count", re.IGNORECASE
+)
+"""What they say of a prompt that the model has no room for, its answer beside it."""
 LONGEST_WAIT_S = 60.0
 
 
 class RefusedError(Exception):
-    """The server refuses the content of a prompt: whatever is asked of it, no answer will come."""
+    """The server will not answer a prompt, whatever is asked of it."""
+
+    def __init__(self, why: str, reason: str = "refused") -> None:
+        """Take the server's words, and the `finish_reason` of the answer that is not given: refused or too_long."""
+        super().__init__(why)
+        self.reason = reason
 
 
 class AnswerRefusedError(RefusedError):
@@ -57,14 +67,18 @@ def first_token_scores(top: Mapping[str, float], choices: Sequence[str]) -> Floa
     return np.where(np.isneginf(found), min(top.values()), found)
 
 
-def refuses(error: openai.APIStatusError) -> bool:
-    """Return whether an error says that the prompt's content is refused for good.
+def refusal(error: openai.APIStatusError) -> RefusedError | None:
+    """Return what an error says of its prompt: its content is refused for good, or it is too long; None for neither.
 
     Only its code and message are looked at: the rest of a server's answer may repeat the prompt.
     """
     message = error.body.get("message") if isinstance(error.body, Mapping) else ""
     said = f"{error.code} {error.type} {message}"
-    return error.status_code in OF_THE_PROMPT and REFUSES.search(said) is not None
+    if error.status_code not in OF_THE_PROMPT:
+        return None
+    if REFUSES.search(said):
+        return RefusedError(one_line(error))
+    return RefusedError(one_line(error), "too_long") if TOO_LONG.search(said) else None
 
 
 def checked(answer: Any) -> ChatCompletion:

@@ -15,6 +15,7 @@ import pytest
 from augment.generate import SCHEMA, generate, read_candidates
 from augment.new_prompts import FewShot, new_prompts
 from augment.pair_candidates import Pairing, pair_candidates
+from labeling.chat_tokens import check_lengths
 from labeling.errors import DataError, WeakprefWarning
 from labeling.llm import Completion, Sampling
 from labeling.pairs import prompt_id
@@ -27,6 +28,7 @@ class Scripted:
     """Answers with words drawn from the prompt, the sample and the seed; remembers how many prompts it was asked."""
 
     model = source = "scripted@1"
+    context = None
 
     def __init__(self):
         self.asked = 0
@@ -69,6 +71,43 @@ def test_odd_responses_are_kept_and_counted(tmp_path):
     table = pq.read_table(made.path)
     assert table["response"].to_pylist()[:4] == ["", " \n ", "a\0b", "? broken"]
     assert table["log_prob"].null_count == 10
+
+
+class Small(Scripted):
+    """Holds 20 tokens, prompt and answer together, a word being one; refuses more, as engines do."""
+
+    context = 20
+
+    def count_tokens(self, prompts):
+        return [len(prompt[-1]["content"].split()) for prompt in prompts]
+
+    def generate(self, prompts, sampling):
+        check_lengths(self.count_tokens(prompts), sampling.max_tokens, self.context, self.model)
+        return super().generate(prompts, sampling)
+
+
+def test_prompts_too_long_for_the_model_are_left_without_an_answer_and_the_others_are_answered(tmp_path):
+    long, longest = ([{"role": "user", "content": "word " * n}] for n in (12, 13))
+    prompts, engine = [longest, *PROMPTS[:3], long, [longest[0] | {"content": "word " * 999}]], Small()
+    with pytest.warns(WeakprefWarning, match="2 of 6 prompts are too long for scripted@1 beside 8 tokens of answer"):
+        made = generate(prompts, engine, tmp_path / "out.parquet", SAMPLING, chunk=1)
+    assert (made.n_too_long, made.n_empty, made.n_candidates, engine.asked) == (2, 6, 18, 4)
+    table = read_candidates(made.path)
+    reasons = table["finish_reason"].to_pylist()
+    assert reasons == ["too_long"] * 3 + ["stop"] * 12 + ["too_long"] * 3
+    assert [not text for text in table["response"].to_pylist()] == [reason == "too_long" for reason in reasons]
+    with pytest.warns(WeakprefWarning, match="2 of 6 prompts"):  # a finished file says so too
+        assert generate(prompts, engine, tmp_path / "out.parquet", SAMPLING, chunk=1) == made
+    pairs = pair_candidates(table, how=Pairing("all"))
+    assert sorted(set(pairs.table["group"].to_pylist())) == sorted(prompt_id(p) for p in [*PROMPTS[:3], long])
+    assert pairs.left_out["candidates: empty response"] == 6
+
+
+def test_an_answer_longer_than_the_model_holds_is_refused_before_anything_is_asked(tmp_path):
+    engine = Small()
+    with pytest.raises(DataError, match="max_tokens is 20, but scripted@1 holds 20 tokens"):
+        generate(PROMPTS, engine, tmp_path / "out.parquet", replace(SAMPLING, max_tokens=20))
+    assert (engine.asked, list(tmp_path.iterdir())) == (0, [])
 
 
 class Cut(Scripted):
@@ -251,7 +290,7 @@ def test_a_real_model_grows_a_set_of_pairs_and_does_the_same_again_after_a_stop(
     prompts = [*seeds[:2], *new.prompts][:2]
 
     class StopsAfterOne:
-        model, source, calls = engine.model, engine.source, 0
+        model, source, context, calls = engine.model, engine.source, None, 0
 
         def generate(self, prompts, how):
             self.calls += 1

@@ -196,8 +196,9 @@ def test_a_dry_run_of_a_local_model_reads_no_weights_and_counts_its_tokens(folde
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry run"])
-def test_a_prompt_longer_than_the_model_holds_is_named_by_a_dry_run_as_by_a_run(folder, smollm2_folder, dry, fails):
+def test_prompts_longer_than_the_model_holds_are_told_by_a_dry_run_and_left_without_an_answer(
+    folder, smollm2_folder, fails, capsys
+):
     model = folder / "short"
     model.mkdir()
     for path in smollm2_folder.iterdir():
@@ -205,8 +206,18 @@ def test_a_prompt_longer_than_the_model_holds_is_named_by_a_dry_run_as_by_a_run(
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").unlink()
     (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 100}))
-    generate = ["generate", "prompts.parquet", "-o", "out.parquet", "-n", "1", "--max-tokens", "99", "--model", model]
-    assert re.search(r"prompt 0 is \d+ tokens; short@\w+ \(float32\) holds 100", fails(*generate, *dry))
+    pq.write_table(pa.table({"prompt": [*TEXTS, "word " * 99]}), "prompts.parquet")
+    generate = ["generate", "prompts.parquet", "-o", "out.parquet", "-n", "1", "--model", model, "--max-tokens"]
+    assert re.search(r"max_tokens is 100, but short@\w+ \(float32\) holds 100 tokens", fails(*generate, 100))
+    assert plan(capsys, *generate, 2)["requests"] == [6, 0, 6]
+    assert run(*generate, 2, "--dry-run") == 0
+    assert "1 prompts are too long and get no answer" in capsys.readouterr().out
+    assert run(*generate, 2) == 0
+    said = capsys.readouterr()
+    assert "1 prompts too long" in said.out
+    assert "1 of 7 prompts are too long for short@" in said.err
+    assert [counts("out.parquet")[name] for name in ("n_candidates", "n_too_long")] == [7, 1]
+    assert plan(capsys, *generate, 2)["requests"] == [6, 6, 0]
 
 
 @pytest.mark.slow

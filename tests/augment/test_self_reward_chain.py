@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from augment.generate import RUN
 from augment.models import CHUNKS
 from augment.policies import load_policy
 from augment.self_reward import SelfReward, begin, self_reward
-from labeling.errors import DataError
+from labeling.errors import DataError, WeakprefWarning
 from labeling.files import replacing
 from labeling.llm import Completion, Sampling
 from labeling.parts import stamped
@@ -95,6 +96,30 @@ def test_each_iteration_is_written_graded_and_trained_by_the_model_of_the_one_be
     for iteration in (1, 2):
         table = pq.read_table(tmp_path / "run" / f"iteration-{iteration}" / "candidates.parquet")
         assert set(table["model"].to_pylist()) == {f"iteration-{iteration - 1}"}
+
+
+class Small(Model):
+    """Holds 2,000 tokens, prompt and answer together; the prompt of colour i has 1,990 + i of them."""
+
+    context = 2_000
+
+    def count_tokens(self, prompts):
+        colours = [re.search(r"^Name colour (\d)", prompt[-1]["content"]) for prompt in prompts]
+        return [1_990 + int(colour[1]) if colour else 1 for colour in colours]
+
+
+def test_prompts_that_leave_the_model_no_room_are_left_out_of_every_iteration(chain, tmp_path) -> None:
+    how = replace(HOW, candidates=replace(HOW.candidates, max_tokens=8))
+    with pytest.warns(WeakprefWarning, match="1 of 4 prompts are too long for iteration-.*, 8 of them asked"):
+        ledger, *_ = chain(how, Small)
+    assert [row["n_prompts"] for row in ledger] == [3, 3]
+    assert [row["n_empty"] for row in ledger] == [0, 0]
+
+
+def test_a_run_none_of_whose_prompts_leaves_the_model_room_ends_there(chain) -> None:
+    how = replace(HOW, candidates=replace(HOW.candidates, max_tokens=11))
+    with pytest.raises(DataError, match=r"4 of 4 prompts are too long .* ask for shorter answers"):
+        chain(how, Small)
 
 
 def test_new_prompts_come_from_the_starting_model_others_each_time_and_what_was_left_out_is_told(

@@ -59,13 +59,37 @@ def test_a_prompt_the_server_refuses_has_no_answer_and_the_others_have(
     "error",
     [
         {"detail": [{"msg": "unknown field", "input": {"messages": "moderation, content filter"}}]},
-        {"message": "This model's maximum context length is 8 tokens", "code": 400},
+        {"detail": [{"msg": "unknown field", "input": {"messages": "What is a maximum context length?"}}]},
     ],
 )
-def test_an_error_that_repeats_the_prompt_or_is_about_lengths_ends_the_run(serve: Any, error: dict[str, Any]) -> None:
+def test_an_error_that_repeats_the_prompt_ends_the_run(serve: Any, error: dict[str, Any]) -> None:
     engine, _ = serve(body(json.dumps(error).encode(), 400))
     with pytest.raises(EngineError, match="refuses it"):
         engine.generate(PROMPTS[:1], Sampling())
+
+
+TOO_LONG = {
+    "OpenAI": {"error": {"message": "Please reduce the length.", "code": "context_length_exceeded"}},
+    "vLLM": {"error": {"message": "This model's maximum context length is 8 tokens. However, you ...", "code": 400}},
+    "llama.cpp": {"error": {"message": "too large", "type": "exceed_context_size_error", "code": 400}},
+    "Anthropic": {"error": {"message": "prompt is too long: 210000 tokens > 200000 maximum"}},
+}
+"""What servers say of too long a prompt: in their error's code, type or message."""
+
+
+@pytest.mark.parametrize("server", TOO_LONG)
+def test_a_prompt_too_long_for_the_server_has_no_answer_and_the_others_have(
+    serve: Any, pairs_of: Any, server: str
+) -> None:
+    engine, script = serve(refuses_some(body(json.dumps(TOO_LONG[server]).encode(), 400)))
+    with pytest.warns(WeakprefWarning, match=r"prompt ...'[13]\?'.* has no room .*max_prompt_tokens") as warned:
+        texts = engine.generate(PROMPTS[:4], Sampling())
+    assert len(warned) == 1
+    assert [samples[0].finish_reason for samples in texts] == ["stop", "too_long", "stop", "too_long"]
+    assert len(script.requests) == 4  # none is tried again
+    pairs = pairs_of([("Question 0", "x", "y", 1.0), ("Question 1", "x", "y", 1.0)])
+    found = PairwiseJudge(engine, on_flip="keep").judge(pairs.voter_table())
+    assert np.isnan(found.margins).tolist() == [False, True]
 
 
 @pytest.mark.filterwarnings("ignore:.*keeps an answer back:labeling.errors.WeakprefWarning")
