@@ -15,4 +15,4 @@ VotesFile = Annotated[Path, typer.Argument(help="votes.parquet of `weakpref labe
 Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write; an earlier output there is replaced.")]
 Layout = Annotated[str | None, typer.Option(help="Layout of the file, where its columns fit two.")]
 Drop = Annotated[bool, typer.Option("--drop-bad-rows", help="Leave unusable rows out, counted, instead of stopping.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
-
-import numpy as np
 
 from augment.columns import Labelled
 from labeling.files import versions
@@ -29,6 +30,9 @@ COLUMNS = (
     ("split", "string", "train"),
 )  # fmt: skip
 """Name, type and meaning of the exported columns, in order."""
+
+SOURCE_CHARS = 80
+"""As much of a pair's `source` is shown."""
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -112,7 +116,7 @@ def _origins(rows: Labelled, options: Mapping[str, Any]) -> str:
     for origin, mask in (("gold", labels.is_gold), (options["origin"], ~labels.is_gold)):
         if mask.any():
             zero = int((labels.weight[mask] == 0).sum())
-            lines.append((origin, int(mask.sum()), zero, f"{labels.p_chosen[mask].mean():.3f}"))
+            lines.append((origin, int(mask.sum()), zero, f"{math.fsum(labels.p_chosen[mask]) / mask.sum():.3f}"))
     return _table(("origin", "pairs", "with weight 0", "mean p_chosen"), lines)
 
 
@@ -121,7 +125,8 @@ def _calibration(rows: Labelled) -> str:
     used = ~labels.is_gold & (labels.weight > 0)
     if not used.any():
         return "All labels that count are gold: `p_chosen` is what the source says, not an estimate."
-    expected = 1 - np.average(labels.p_chosen[used], weights=labels.weight[used])
+    p, weight = labels.p_chosen[used], labels.weight[used]
+    expected = 1 - math.fsum(p * weight) / math.fsum(weight)
     return (
         "Where there is no gold, `p_chosen` is an estimate, not a measurement. As far as it is calibrated,\n"
         f"{expected:.1%} of these labels (by weight) have chosen and rejected the wrong way round. Whether it is\n"
@@ -130,11 +135,11 @@ def _calibration(rows: Labelled) -> str:
 
 
 def _sources(rows: Labelled) -> str:
-    names, counts = np.unique([str(name) for name in rows.pairs.table["source"].to_pylist()], return_counts=True)
-    order = np.lexsort((names, -counts))
-    lines = [(names[k], counts[k]) for k in order[:20]]
-    rest = order[20:]
-    more = [(f"{len(rest)} others", counts[rest].sum())] if len(rest) else []
+    found = Counter(rows.pairs.table["source"].to_pylist())
+    counts = sorted(((str(name), count) for name, count in found.items()), key=lambda one: (-one[1], one[0]))
+    lines = [(textwrap.shorten(name, SOURCE_CHARS, placeholder=" ..."), count) for name, count in counts[:20]]
+    rest = counts[20:]
+    more = [(f"{len(rest)} others", sum(count for _, count in rest))] if rest else []
     return _table(("source", "pairs"), lines + more)
 
 

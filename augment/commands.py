@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +203,9 @@ def posterior_of(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:
     if not pa.types.is_floating(table["p_a"].type):
         raise DataError(f"{path} has p_a of type {table['p_a'].type}, expected double; make it with `weakpref fit`")
     known = dict(zip(table["pair_id"].to_pylist(), table["p_a"].to_pylist(), strict=True))
+    if len(known) < table.num_rows:
+        name, count = Counter(table["pair_id"].to_pylist()).most_common(1)[0]
+        raise VotesError(f"{path} has {count} posteriors for the pair {name}; expected one a pair: fit again")
     missing = [name for name in pairs.pair_ids if name not in known]
     if missing:
         raise VotesError(

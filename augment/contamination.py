@@ -59,6 +59,7 @@ class Contamination:
 
     def check(self, limit: float) -> None:
         """Raise DataError, naming the worst, if a prompt shares more than `limit` (in [0, 1]) of its n-grams."""
+        check_limit(limit)
         over = int((self.shares > limit).sum())
         if over:
             i = int(self.shares.argmax())
@@ -68,6 +69,12 @@ class Contamination:
                 f"({self.shares[i]:.0%}, held-out row {self.nearest[i]}): {self.prompts[i][:80]!r}; expected none: "
                 "leave these prompts out, or raise the limit"
             )
+
+
+def check_limit(limit: float) -> None:
+    """Raise DataError for a share of n-grams that is none."""
+    if not 0 <= limit <= 1:
+        raise DataError(f"max_overlap is {limit:g}; expected a share in [0, 1], such as 0.5 for half")
 
 
 def contamination(prompts: Sequence[str], held_out: Sequence[str], *, n_words: int = 8) -> Contamination:

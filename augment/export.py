@@ -48,6 +48,8 @@ class ExportOptions:
             raise DataError(f"iteration is {self.iteration}, expected 1 or more; 0 is kept for pairs with gold")
         if self.shard_rows < 1:
             raise DataError(f"shard_rows is {self.shard_rows}, expected 1 or more")
+        if self.seed < 0:
+            raise DataError(f"seed is {self.seed}, expected 0 or more")
 
 
 def export(
@@ -108,24 +110,23 @@ def _check_target(out: Path) -> None:
     if not out.is_dir():
         raise DataError(f"{out} is a file, expected a folder to write to; choose another name")
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
-    if found and not _is_export(out / "manifest.json"):
+    ours = _exported(out / "manifest.json")
+    if found and not ours:
         raise DataError(f"{out} exists and is no earlier export (no manifest.json of one); {way_out}")
-    foreign = sorted(name for name in found if not _is_ours(name))
+    foreign = sorted(found - ours)
     if foreign:
         raise DataError(f"{out} holds an earlier export and other files, as {foreign[0]}; {way_out}")
 
 
-def _is_export(path: Path) -> bool:
+def _exported(path: Path) -> set[str]:
+    """Return the files of an earlier export by its manifest, that one too; none where it is no such manifest."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and record.get("command") == "export"
-
-
-def _is_ours(name: str) -> bool:
-    shard = name.startswith("data/train-") and name.endswith(".parquet")
-    return shard or name in ("README.md", "manifest.json")
+        return set()
+    if not isinstance(record, dict) or record.get("command") != "export":
+        return set()
+    return {*record.get("files", ()), path.name}
 
 
 def _check_pairs(pairs: Pairs) -> None:
@@ -192,14 +193,15 @@ def _weights(weights: npt.ArrayLike | None, n: int) -> FloatArray:
 def _iterations(iterations: npt.ArrayLike | None, pairs: Pairs, options: ExportOptions) -> npt.NDArray[np.int32]:
     n = len(pairs)
     rounds = np.full(n, options.iteration) if iterations is None else _numbers("iterations", iterations, n)
-    bad = np.isnan(pairs.gold) & ~((rounds >= 1) & (rounds == np.floor(rounds)))
+    most = np.iinfo(np.int32).max
+    bad = np.isnan(pairs.gold) & ~((rounds >= 1) & (rounds <= most) & (rounds == np.floor(rounds)))
     if bad.any():
         row = int(bad.argmax())
         raise DataError(
-            f"iterations has {rounds[row]:g} in row {row} (pair {pairs.pair_ids[row]}); expected whole numbers of 1 or "
-            "more for pairs without gold; 0 is kept for pairs with gold"
+            f"iterations has {rounds[row]:g} in row {row} (pair {pairs.pair_ids[row]}); expected whole numbers of 1 to "
+            f"{most:,} for pairs without gold; 0 is kept for pairs with gold"
         )
-    return rounds.astype(np.int32)
+    return np.where(np.isnan(pairs.gold), rounds, 0).astype(np.int32)
 
 
 def _numbers(name: str, values: npt.ArrayLike, n: int) -> FloatArray:

@@ -21,6 +21,7 @@ from augment.progress import progress_bar
 from labeling.budget import Watch
 from labeling.errors import BudgetError, DataError, WeakprefWarning
 from labeling.files import replacing
+from labeling.layouts import plain
 from labeling.llm import Completion, Conversation, Engine, Sampling, fitting
 from labeling.pairs import MESSAGES, prompt_id
 from labeling.parts import claim, is_claimed, is_part, part_folder, stamp, stamped
@@ -140,12 +141,23 @@ def unanswered(
 
 
 def read_candidates(path: str | Path) -> pa.Table:
-    """Return a file of candidates; raises DataError where it is none."""
+    """Return a file of candidates, be it as pandas or polars wrote it again; raises DataError where it is none."""
     try:
-        table = pq.read_table(path)
+        table = _plain(pq.read_table(path))
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file ({error}); make it with `weakpref generate`") from None
     check_candidates(table, str(path))
+    return table
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """Return a table with the columns of `SCHEMA` in its types, where those they have hold the same: pandas and polars
+    write larger ones."""
+    for i, name in enumerate(table.column_names):
+        if name in SCHEMA.names:
+            column, wanted = plain(table[name]), SCHEMA.field(name).type
+            whole = pa.types.is_integer(column.type) and pa.types.is_integer(wanted)
+            table = table.set_column(i, name, column.cast(wanted) if whole else column)
     return table
 
 
@@ -169,9 +181,11 @@ def check_prompts(prompts: Sequence[Conversation]) -> None:
     if not prompts:
         raise DataError("there are no prompts; expected one or more")
     for i, prompt in enumerate(prompts):
-        if not prompt or prompt[-1].get("role") != "user" or any(not turn.get("content") for turn in prompt):
+        texts = [turn.get("content") or "" for turn in prompt]
+        if not prompt or prompt[-1].get("role") != "user" or any(not text.strip() or "\0" in text for text in texts):
             raise DataError(
-                f"prompt {i} is {str(prompt)[:80]!r}; expected turns {{role, content}} with texts, the last of the user"
+                f"prompt {i} is {str(prompt)[:80]!r}; expected turns {{role, content}} with texts that are not blank "
+                "and hold no NUL character, the last of the user"
             )
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from augment.commands import check_out, write_manifest
-from augment.contamination import contamination
+from augment.contamination import check_limit, contamination
 from augment.generate import generate as generate_candidates
 from augment.generate import read_candidates, unanswered
 from augment.models import ModelOptions
@@ -37,9 +37,12 @@ from rm.options import option
 class Prompting:
     """Which prompts of a file are answered."""
 
-    similar: float | None = option("Leave out prompts this similar (0 to 1) to an earlier one.")
+    similar: float | None = option("Leave out prompts this similar (0 to 1) to one that is kept.")
     held_out: Path | None = option("Prompts, or pairs, of an evaluation, not to be overlapped with.")
     max_overlap: float = option("Most of a prompt's 8-word runs that may be held out (0 to 1); more is an error.", 0.5)
+
+    def __post_init__(self) -> None:
+        check_limit(self.max_overlap)
 
     def __call__(self, prompts: Sequence[Conversation]) -> tuple[list[Conversation], dict[str, object]]:
         """Return the prompts to answer, and counts. Raises DataError if one overlaps with those held out."""

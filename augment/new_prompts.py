@@ -25,8 +25,15 @@ KEYWORDS = (
 SAMPLING = Sampling(temperature=0.6, top_p=0.9, max_tokens=512)
 """Temperature and top-p of self-rewarding models (arXiv 2401.10020)."""
 
-NUMBERED = re.compile(r"^\W*(?:task|example|request|prompt)?\s*(\d+)\s*[.:)]\s*", re.IGNORECASE | re.MULTILINE)
-"""How an item of the list begins."""
+NUMBERED = re.compile(
+    r"^[^\w\n]*(?:(?:task|example|request|prompt)[^\S\n]*)?(\d{1,6})[^\S\n]*[.:)](?!\d)\s*",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""How an item of the list begins, on one line: what stands before the number cannot be read in two ways, which would
+take minutes where a model writes nothing but line ends."""
+
+MOST_ITEMS = 100
+"""A number further than this above that of the request is a year, or another part of a prompt."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class FewShot:
     max_requests: int | None = None
     """Most requests, new prompts found or not; None = 4 for each new prompt asked for, and one batch."""
     seed: int = 0
-    """Seed of the choice of examples."""
+    """Seed of the choice of examples, 0 or more."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,8 @@ def items(completion: Completion, first: int) -> Iterator[tuple[str, bool]]:
     ended with, and no colon leads up to it: then it is the prompt of that number. Without any number, the whole text
     is one prompt.
     """
-    text, starts = completion.text, list(NUMBERED.finditer(completion.text))
+    text = completion.text
+    starts = [found for found in NUMBERED.finditer(text) if int(found[1]) <= first + MOST_ITEMS]
     ends = [found.start() for found in starts[1:]] + [len(text)]
     bodies = [text[found.end() : end] for found, end in zip(starts, ends, strict=False)]
     before = text[: starts[0].start()] if starts else text
@@ -203,8 +211,11 @@ def _check(seeds: Sequence[str], n: int, how: FewShot, keep: PromptFilter) -> No
     if not seeds or not all(seeds):
         empty = f"seed {seeds.index('')} has no user turn with a text" if seeds else "there are no seed prompts"
         raise DataError(f"{empty}; expected one or more, each with a question: leave the others out")
-    if n < 1 or how.batch < 1 or how.n_seeds < 1 or how.n_new < 0:
-        raise DataError(f"n is {n} and how is {how}; expected 1 or more new prompts, seeds shown and requests a batch")
+    if n < 1 or how.batch < 1 or how.n_seeds < 1 or how.n_new < 0 or how.seed < 0:
+        raise DataError(
+            f"n is {n} and how is {how}; expected 1 or more new prompts, seeds shown and requests a batch, and a seed "
+            "of 0 or more"
+        )
     if not 0 < keep.max_rouge <= 1 or not 0 < keep.min_words <= keep.max_words:
         raise DataError(
             f"max_rouge is {keep.max_rouge}, expected it in (0, 1]; min_words {keep.min_words} and max_words "

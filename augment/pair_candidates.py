@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from augment.generate import check_candidates
 from labeling.errors import DataError
 from labeling.files import replacing
-from labeling.pairs import SCHEMA, Message, Pairs, pair_id, prompt_id
+from labeling.pairs import MAX_CHARS, SCHEMA, Message, Pairs, pair_id, prompt_id
 from rm.options import option
 
 Scheme = Literal["best-worst", "length-controlled", "all", "random", "two-models"]
@@ -170,6 +170,8 @@ def _unusable(response: str | None, score: float, how: Pairing) -> str:
         return "candidates: empty response"
     if "\0" in response:
         return "candidates: NUL character"
+    if len(response) > MAX_CHARS:
+        return f"candidates: over {MAX_CHARS:,} characters"
     return "candidates: no score" if (how.by_score or how.min_gap) and math.isnan(score) else ""
 
 

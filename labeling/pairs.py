@@ -15,6 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from labeling.errors import GoldError
+
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 SCHEMA = pa.schema(
@@ -30,6 +32,9 @@ SCHEMA = pa.schema(
     ]
 )
 """The canonical layout: the prompt's turns, two responses, gold = P(A preferred) or null."""
+
+MAX_CHARS = 500_000
+"""Most characters of a response, unless `read_pairs` is told otherwise."""
 
 Message = Mapping[str, str]
 FloatArray = npt.NDArray[np.float64]
@@ -166,8 +171,19 @@ class Pairs:
         return Pairs(_take(self.table, index.astype(np.int64)), {})
 
     def with_gold(self, gold: npt.ArrayLike | None) -> Pairs:
-        """Return the same pairs with other gold labels, shape (n,), NaN or None where unlabelled; None removes all."""
+        """Return the same pairs with other gold labels, shape (n,), NaN or None where unlabelled; None removes all.
+
+        Raises GoldError for another shape, or labels outside [0, 1].
+        """
         values = np.full(len(self), np.nan) if gold is None else np.asarray(gold, dtype=np.float64)
+        if values.shape != (len(self),):
+            raise GoldError(f"gold has shape {values.shape}; expected ({len(self)},), one a pair, NaN = unlabelled")
+        bad = np.flatnonzero((values < 0) | (values > 1))
+        if len(bad):
+            raise GoldError(
+                f"gold is {values[bad[0]]:g} in row {bad[0]} ({len(bad):,} such rows); expected P(A preferred) in "
+                "[0, 1], NaN where unlabelled: rescale ratings first"
+            )
         column = pa.array(values, type=pa.float64(), from_pandas=True)
         table = self.table.set_column(self.table.schema.get_field_index("gold"), "gold", column)
         blank = pa.nulls(len(self), SCHEMA.field("annotator_votes").type)

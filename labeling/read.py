@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from labeling import layouts
 from labeling.errors import DataError
-from labeling.pairs import Pairs
+from labeling.pairs import MAX_CHARS, Pairs
 from labeling.rows import BadRow, Converted, check
 from labeling.sources import Source, open_source
 from labeling.values import without_broken_text
@@ -22,7 +22,7 @@ def read_pairs(
     layout: str | None = None,
     name: str | None = None,
     on_bad_rows: Literal["error", "drop"] = "error",
-    max_chars: int = 500_000,
+    max_chars: int = MAX_CHARS,
 ) -> Pairs:
     """Read preference pairs and check every row; `Pairs` are returned as they are.
 

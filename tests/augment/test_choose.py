@@ -33,6 +33,27 @@ def test_gold_goes_before_the_budget_and_the_surer_half_is_the_most_there_is(pai
     assert choose(pairs, P_A, 1000).sum() == 10 + 45
 
 
+def test_of_equally_sure_pairs_no_more_than_half_are_the_surer_half(pairs):
+    p_a = np.where(np.arange(100) % 2, 0.95, 0.51)  # 45 weak pairs of each
+    assert np.abs(p_a - 0.5)[choose(pairs, p_a, 55)].min() >= 0.01  # gold pairs are chosen whatever they are
+    assert (p_a[choose(pairs, p_a, 1000)][10:] == 0.95).all()
+    p_a[10:14] = 0.95  # two more
+    chosen = choose(pairs, p_a, 1000)
+    assert chosen.sum() == 10 + 45
+    assert (p_a[chosen][10:] == 0.95).all()
+    order = np.random.default_rng(1).permutation(100)
+    assert (choose(pairs.take(order), p_a[order], 1000) == chosen[order]).all()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, 2.0, -0.1])
+def test_a_weak_pair_without_a_probability_is_named_and_a_gold_one_needs_none(pairs, wrong):
+    known, unknown = P_A.copy(), P_A.copy()
+    known[3], unknown[30] = wrong, wrong
+    assert (choose(pairs, known, 40) == choose(pairs, P_A, 40)).all()
+    with pytest.raises(DataError, match=rf"p_a is {wrong:g} in row 30 \(1 such rows\)"):
+        choose(pairs, unknown, 40)
+
+
 def test_pairs_nobody_knows_anything_of_are_never_chosen(pairs):
     assert choose(pairs, np.full(100, 0.5), 50).sum() == 10
 

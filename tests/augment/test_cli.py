@@ -11,6 +11,7 @@ import pytest
 
 from augment.cli import main
 from augment.commands import parse_gold
+from labeling import read_pairs
 from labeling.errors import DataError
 
 PROMPT = [{"role": "user", "content": "Say something."}]
@@ -244,6 +245,20 @@ def test_export_names_pairs_without_a_posterior(folder, capsys, write_pairs, fai
     line = fails("export", other, "posterior.parquet", "-o", "augmented")
     assert "no posterior for 60 of 60 pairs" in line
     assert "expected pair_id and p_a" in fails("export", pairs, "votes.parquet", "-o", "augmented")
+
+
+def test_export_names_a_pair_with_two_posteriors(folder, write_pairs, fails):
+    pairs = write_pairs(folder / "pairs.parquet")
+    names = [*read_pairs(pairs).pair_ids, read_pairs(pairs).pair_ids[7]]
+    pq.write_table(pa.table({"pair_id": names, "p_a": [0.9] * len(names)}), "posterior.parquet")
+    line = fails("export", pairs, "posterior.parquet", "-o", "augmented")
+    assert f"has 2 posteriors for the pair {names[7]}; expected one a pair" in line
+
+
+def test_a_negative_seed_is_refused_in_words(folder, capsys, write_pairs):
+    pairs = write_pairs(folder / "pairs.parquet")
+    assert main(["export", str(pairs), "posterior.parquet", "-o", "augmented", "--seed", "-1"]) == 2
+    assert "Input should be greater than or equal to 0" in capsys.readouterr().err
 
 
 def test_the_demo_without_any_label_says_so(folder, write_pairs, fails):

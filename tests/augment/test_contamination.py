@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from augment.contamination import contamination, words
+from augment.generation_commands import Prompting
 from labeling.errors import DataError
 
 HELD_OUT = [
@@ -63,6 +64,15 @@ def test_over_the_limit_the_worst_prompt_is_named():
     )
     with pytest.raises(DataError, match=words):
         found.check(0.5)
+
+
+@pytest.mark.parametrize("limit", [50.0, -1.0, float("nan")])
+def test_a_limit_that_is_no_share_does_not_switch_the_check_off(limit):
+    found = contamination(["the very same words"], ["the very same words"])
+    with pytest.raises(DataError, match=r"expected a share in \[0, 1\]"):
+        found.check(limit)
+    with pytest.raises(DataError, match=r"expected a share in \[0, 1\]"):
+        Prompting(max_overlap=limit)
 
 
 def test_nothing_held_out_is_an_error_and_no_prompts_are_not():

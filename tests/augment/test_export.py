@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -192,6 +194,26 @@ def test_the_order_of_the_input_does_not_matter(six_pairs: Pairs, six_votes: Vot
     assert tree(first) == tree(second)
 
 
+def test_the_card_and_the_manifest_do_not_depend_on_the_order_either(make_pairs: Any, tmp_path: Path) -> None:
+    pairs = make_pairs([([{"role": "user", "content": f"Question {i}?"}], "yes", "no") for i in range(4)])
+    p_a = np.array([0.88, 0.81, 0.63, 0.95])  # in some orders their floating-point mean rounds up, in others down
+    made = set()
+    for number, order in enumerate(itertools.permutations(range(4))):
+        folder = export(tmp_path / str(number), pairs.take(list(order)), p_a[list(order)])
+        made.add((folder / "README.md").read_text() + (folder / "manifest.json").read_text())
+    assert len(made) == 1
+
+
+def test_a_long_source_is_cut_in_the_card(six_pairs: Pairs, tmp_path: Path) -> None:
+    column = pa.array(["word " * 20_000, *["short"] * 5])
+    at = six_pairs.table.schema.get_field_index("source")
+    folder = export(tmp_path / "augmented", Pairs(six_pairs.table.set_column(at, "source", column), {}), P_A)
+    card = (folder / "README.md").read_text()
+    assert "| short | 5 |" in card
+    assert "word word ... | 1 |" in card
+    assert len(card) < 5_000
+
+
 def test_shards_hold_every_row_once(six_pairs: Pairs, tmp_path: Path) -> None:
     folder = export(tmp_path / "augmented", six_pairs, P_A, options=ExportOptions(shard_rows=4))
     shards = sorted((folder / "data").iterdir())
@@ -255,13 +277,14 @@ def test_a_folder_that_is_no_export_is_left_alone(six_pairs, tmp_path, name, con
     assert (tmp_path / "mine" / name).read_text() == content
 
 
-def test_an_export_with_other_files_in_it_is_left_alone(six_pairs: Pairs, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["runs/model.bin", "data/train-extra.parquet"])
+def test_an_export_with_other_files_in_it_is_left_alone(six_pairs: Pairs, tmp_path: Path, name: str) -> None:
     folder = export(tmp_path / "augmented", six_pairs, P_A)
-    (folder / "runs").mkdir()
-    (folder / "runs" / "model.bin").write_text("weights")
-    with pytest.raises(DataError, match=r"other files, as runs/model\.bin; nothing was deleted"):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("weights")
+    with pytest.raises(DataError, match=rf"other files, as {re.escape(name)}; nothing was deleted"):
         export(folder, six_pairs, P_A)
-    assert (folder / "runs" / "model.bin").exists()
+    assert (folder / name).exists()
 
 
 def test_a_file_is_left_alone(six_pairs: Pairs, tmp_path: Path) -> None:
@@ -350,13 +373,13 @@ def test_reading_an_export_gives_the_pairs_back_in_their_own_order_of_a_and_b(
 
 
 def test_each_label_can_be_of_its_own_round_and_gold_is_of_none(six_pairs, tmp_path):
-    rounds = [9, 9, 9, 1, 2, 3]
+    rounds = [9, np.nan, 9, 1, 2, 3]
     folder = export(tmp_path / "kept", six_pairs, P_A, iterations=rounds, options=ExportOptions(origin="self"))
     table = pq.read_table(next((folder / "data").glob("*.parquet")))
     found = dict(zip(table["pair_id"].to_pylist(), table["iteration"].to_pylist(), strict=True))
     assert [found[name] for name in six_pairs.pair_ids] == [0, 0, 0, 1, 2, 3]
-    for bad in ([0] * 6, [1.5] * 6):
-        with pytest.raises(DataError, match="expected whole numbers of 1 or more"):
+    for bad in ([0] * 6, [1.5] * 6, [2**31] * 6, [np.inf] * 6):
+        with pytest.raises(DataError, match="expected whole numbers of 1 to 2,147,483,647"):
             export(tmp_path / "bad", six_pairs, P_A, iterations=bad)
     with pytest.raises(DataError, match="iterations has shape"):
         export(tmp_path / "bad", six_pairs, P_A, iterations=[1, 2])

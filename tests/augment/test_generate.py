@@ -9,6 +9,8 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
@@ -199,6 +201,8 @@ class Short(Scripted):
         ([[]], Scripted(), SAMPLING, "prompt 0 is .* the last of the user"),
         ([[*PROMPTS[0], {"role": "assistant", "content": "Yes."}]], Scripted(), SAMPLING, "the last of the user"),
         ([[{"role": "user", "content": ""}]], Scripted(), SAMPLING, "with texts"),
+        ([PROMPTS[0], [{"role": "user", "content": " \n"}]], Scripted(), SAMPLING, "prompt 1 is .* not blank"),
+        ([[{"role": "user", "content": "a\0b"}]], Scripted(), SAMPLING, "no NUL character"),
         (PROMPTS, Scripted(), replace(SAMPLING, temperature=0.0), "all samples are the same"),
         (PROMPTS, Short(), SAMPLING, "returned 27 completions for 9 prompts; expected 3 for each of 10"),
     ],
@@ -206,6 +210,23 @@ class Short(Scripted):
 def test_what_cannot_be_generated_is_refused_in_words(tmp_path, prompts, engine, sampling, words):
     with pytest.raises(DataError, match=words):
         generate(prompts, engine, tmp_path / "out", sampling)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_file_that_another_library_added_scores_to_still_holds_candidates(tmp_path, library):
+    table = read_candidates(generate(PROMPTS, Scripted(), tmp_path / "out", SAMPLING).path)
+    scores = np.arange(30.0)
+    if library == "pandas":
+        frame = pd.read_parquet(tmp_path / "out")
+        frame["score"] = scores
+        frame.to_parquet(tmp_path / "again")
+    else:
+        pl.read_parquet(tmp_path / "out").with_columns(score=scores).write_parquet(tmp_path / "again")
+    assert pq.read_schema(tmp_path / "again") != table.schema  # it holds larger types
+    again = read_candidates(tmp_path / "again")
+    assert again.select(SCHEMA.names).cast(SCHEMA).equals(table.cast(SCHEMA))
+    how = Pairing("best-worst")
+    assert pair_candidates(again, scores, how).table.equals(pair_candidates(table, scores, how).table)
 
 
 def test_a_file_of_something_else_is_no_file_of_candidates(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 
 import numpy as np
 import pytest
@@ -138,6 +139,26 @@ def test_the_number_the_request_ends_with_has_a_prompt_before_the_next_number():
     assert [item for item, _ in items(written, first=8)] == ["Sing."]  # an introduction
     said = Completion("Here are more tasks:\nTask 10: Sing.", 1, -1.0, "stop")
     assert [item for item, _ in items(said, first=9)] == ["Sing."]
+
+
+@pytest.mark.parametrize("blank", ["\n", " ", "\t\n", "- \n", "task \n"])
+def test_an_answer_of_nothing_but_blanks_is_read_at_once(blank):
+    start = time.process_time()
+    assert len(list(items(Completion(blank * 20_000, 1, -1.0, "length"), first=9))) == 1
+    assert time.process_time() - start < 1  # it took minutes
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Summarise this:\n3.5 million people live in Berlin.",
+        "What happened in\n1989: the wall fell?",
+        "1" * 5000 + ": ones",
+    ],
+)
+def test_numbers_that_number_nothing_do_not_cut_a_prompt(prompt):
+    found = list(items(Completion(f"{prompt}\nTask 10: Sing.", 1, -1.0, "stop"), first=9))
+    assert found == [(" ".join(prompt.split()), False), ("Sing.", False)]
 
 
 def test_similarity_is_rouge_l_to_the_last_digit_and_knows_other_scripts():

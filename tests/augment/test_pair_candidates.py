@@ -61,8 +61,9 @@ def test_ties_and_small_gaps_and_unusable_responses_are_left_out_and_counted():
     table = candidates(
         ("tie", "a"), ("tie", "b"), ("near", "a"), ("near", "b"), ("one", "a"), ("one", " \n"), ("nul", "a\0"),
         ("nul", "b"), ("nul", "c"), ("far", "a"), ("far", "b"), ("far", "unscored"), ("twice", "a"), ("twice", "a"),
+        ("far", "z" * 500_001),
     )  # fmt: skip
-    scores = [1, 1, 1, 1.4, 1, 2, 9, 1, 2, 1, 1.5, np.nan, 1, 2]
+    scores = [1, 1, 1, 1.4, 1, 2, 9, 1, 2, 1, 1.5, np.nan, 1, 2, 9]
     made = pair_candidates(table, scores, Pairing("best-worst", min_gap=0.5))
     assert texts(made) == [{"b", "c"}, {"a", "b"}]
     assert made.n_prompts == 6
@@ -70,6 +71,7 @@ def test_ties_and_small_gaps_and_unusable_responses_are_left_out_and_counted():
         "candidates: NUL character": 1,
         "candidates: empty response": 1,
         "candidates: no score": 1,
+        "candidates: over 500,000 characters": 1,
         "candidates: same response": 1,
         "pairs: equal scores": 1,
         "pairs: gap below min_gap": 1,

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from labeling.errors import GoldError
 from labeling.pairs import SCHEMA, Pairs
 
 
@@ -29,3 +30,17 @@ def test_taking_rows_of_many_chunks_equals_taking_them_of_one(chunked: Pairs, ro
 def test_taking_a_row_that_is_not_there_raises(chunked: Pairs, row: int) -> None:
     with pytest.raises(IndexError):
         chunked.take([row])
+
+
+@pytest.mark.parametrize(
+    ("gold", "says"),
+    [
+        ([5.0, 1.0, *[np.nan] * 8], r"gold is 5 in row 0 \(1 such rows\)"),
+        ([np.nan, -1.0, *[1.0] * 8], r"gold is -1 in row 1"),
+        ([1.0, np.inf, *[1.0] * 8], r"gold is inf in row 1"),
+        ([1.0], r"gold has shape \(1,\); expected \(10,\)"),
+    ],
+)
+def test_gold_that_is_no_probability_is_refused(chunked: Pairs, gold: list[float], says: str) -> None:
+    with pytest.raises(GoldError, match=says):
+        chunked.with_gold(gold)
