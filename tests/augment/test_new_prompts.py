@@ -151,7 +151,7 @@ def test_an_answer_of_nothing_but_blanks_is_read_at_once(blank):
 @pytest.mark.parametrize(
     "prompt",
     [
-        "Summarise this:\n3.5 million people live in Berlin.",
+        "Sum up:\n3.5 million people live in Berlin.",
         "What happened in\n1989: the wall fell?",
         "1" * 5000 + ": ones",
     ],
