@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from labeling.metrics import accuracy, brier, ece, log_loss
-from labeling.resampling import Groups, intervals
+from labeling.metrics import accuracy, brier, ece, log_loss, widened
+from labeling.resampling import Groups, group_sums, intervals
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -22,7 +22,8 @@ BINS = 10
 class Figures:
     """How well P(A preferred) foretells gold labels; `_low` and `_high` are the ends of 95 % intervals over groups.
 
-    An end is NaN with one group (`labeling.resampling.intervals`).
+    An end is NaN with one group (`labeling.resampling.intervals`); that of an accuracy near 0 or 1 is
+    `labeling.metrics.widened`.
     """
 
     n: int
@@ -58,7 +59,10 @@ def measure(
     p, q = p_a[known], gold[known]
     values = {name: metric(p, q) for name, metric in METRICS.items()}
     units = np.arange(len(q)) if groups is None else groups[known]
-    spans = intervals(_parts(p, q), _of_sums, units, seed, resamples)
+    parts = _parts(p, q)
+    spans = intervals(parts, _of_sums, units, seed, resamples)
+    decided, right = group_sums(parts[:, 1:3], units).T
+    spans[0] = widened(*spans[0], right, decided)
     for name, (low, high) in zip(METRICS, spans, strict=True):
         most = np.inf if name == "log_loss" else 1.0
         values |= {f"{name}_low": float(np.maximum(low, 0.0)), f"{name}_high": float(np.minimum(high, most))}

@@ -19,6 +19,8 @@ Metric = Callable[[FloatArray, FloatArray], float]
 
 FEW_GROUPS = 20
 """Below so many groups an interval comes from the jackknife and Student's t."""
+FEW_DISSENTERS = 5
+"""Below so many groups with a row that is wrong (or right), resampling tells too little of an accuracy."""
 
 
 def accuracy(p_a: npt.ArrayLike, gold: npt.ArrayLike) -> float:
@@ -104,7 +106,7 @@ def interval(
     """Return a 95 % interval of a metric that takes whole groups (n,) as the units drawn (pairs where None).
 
     From `FEW_GROUPS` groups on it is the percentile bootstrap; with fewer, where that is too narrow, the jackknife over
-    groups with Student's t. With one group nothing can be said: (NaN, NaN).
+    groups with Student's t; an accuracy near 0 or 1 is `widened`. With one group nothing can be said: (NaN, NaN).
     """
     p, q = np.asarray(p_a, dtype=np.float64), np.asarray(gold, dtype=np.float64)
     labelled = ~np.isnan(q)
@@ -114,7 +116,7 @@ def interval(
     order = np.argsort(cluster, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(cluster))[:-1])
     if len(members) < FEW_GROUPS:
-        return _jackknife(metric, p, q, cluster)
+        return _of_accuracy(metric, p, q, cluster, *_jackknife(metric, p, q, cluster))
     generator = np.random.default_rng(seed)
     values = []
     for _ in range(resamples):
@@ -123,7 +125,40 @@ def interval(
     if np.isnan(values).all():
         return float("nan"), float("nan")
     low, high = np.nanquantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    return _of_accuracy(metric, p, q, cluster, float(low), float(high))
+
+
+def widened(low: float, high: float, right: FloatArray, n: FloatArray) -> tuple[float, float]:
+    """Return an interval of the share of rows that are right, no narrower than Wilson's where few rows say otherwise.
+
+    `right` (g,) of the `n` (g,) rows of each group are right. Where fewer than `FEW_DISSENTERS` groups, and fewer than
+    half of them, hold a row that is wrong (or right), draws of groups hardly ever hold other shares: ten groups that
+    are all right would give [1, 1]. There it is joined with Wilson's interval (1927) for as many draws as there are
+    groups, as if all rows of a group were one.
+
+    >>> widened(1.0, 1.0, np.ones(10), np.ones(10))
+    (0.7224672001371107, 1.0)
+    """
+    right, n = right[n > 0], n[n > 0]
+    dissenters = min(int((right < n).sum()), int((right > 0).sum()))
+    g = len(n)
+    if low != low or dissenters >= min(FEW_DISSENTERS, g / 2):
+        return low, high
+    z, share = 1.959963984540054, float(right.sum() / n.sum())
+    middle = (share + z**2 / (2 * g)) / (1 + z**2 / g)
+    half = z / (1 + z**2 / g) * float(np.sqrt(share * (1 - share) / g + z**2 / (4 * g**2)))
+    return min(low, middle - half), max(high, middle + half)
+
+
+def _of_accuracy(
+    metric: Metric, p: FloatArray, q: FloatArray, cluster: npt.NDArray[np.int64], low: float, high: float
+) -> tuple[float, float]:
+    """Return an interval, widened where it is of the accuracy."""
+    if metric is not accuracy:
+        return low, high
+    decided = q != 0.5
+    share = np.where(p == 0.5, 0.5, (p > 0.5) == (q > 0.5))
+    return widened(low, high, np.bincount(cluster, decided * share), np.bincount(cluster, decided.astype(float)))
 
 
 def accuracy_interval(

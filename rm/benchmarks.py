@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labeling.errors import DataError, GroupLeakError
+from labeling.metrics import widened
 from labeling.pairs import prompt_id
 from rm.benchmark_files import Item, read_benchmark
 from rm.benchmark_scores import (
@@ -36,7 +37,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Score:
-    """A figure in [0, 1] with its 95 % bootstrap interval over the items of each subset."""
+    """A figure in [0, 1] with its 95 % bootstrap interval over the items of each subset, `widened` near 0 and 1."""
 
     name: str
     n: int
@@ -194,7 +195,9 @@ def _scores(draws: Draws) -> tuple[Score, ...]:
 def _score(name: str, drawn: tuple[int, FloatArray]) -> Score:
     n, values = drawn
     low, high = np.quantile(values[1:], [0.025, 0.975])
-    return Score(name, n, float(values[0]), float(low), float(high))
+    right = np.clip(n * values[0] - np.arange(n), 0.0, 1.0)  # as if so many items were right, one in part
+    low, high = widened(float(low), float(high), right, np.ones(n))
+    return Score(name, n, float(values[0]), max(low, 0.0), min(high, 1.0))
 
 
 def _table(title: str, scores: Sequence[Score]) -> str:

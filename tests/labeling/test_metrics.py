@@ -10,6 +10,7 @@ from sklearn.metrics import brier_score_loss
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from labeling.errors import GoldError
+from labeling.figures import measure
 from labeling.metrics import accuracy, accuracy_interval, brier, ece, interval, log_loss, reliability
 
 METRICS = [accuracy, log_loss, brier, ece]
@@ -118,3 +119,26 @@ def test_the_interval_is_the_same_for_the_same_seed():
 def test_bad_input_is_named(p, gold, words):
     with pytest.raises(GoldError, match=words):
         log_loss(p, gold)
+
+
+@pytest.mark.parametrize(("n", "p"), [(10, 0.9), (20, 0.95), (60, 0.98)])
+def test_the_interval_of_an_accuracy_near_1_covers_it_too(n, p):
+    rng = np.random.default_rng(0)
+    covered = {"interval": 0, "figures": 0}
+    for seed in range(200):
+        gold, p_a = (rng.random(n) < p).astype(float), np.full(n, 0.9)
+        low, high = accuracy_interval(p_a, gold, seed=seed)
+        figures = measure(p_a, gold, seed=seed, resamples=200)
+        covered["interval"] += low <= p <= high
+        covered["figures"] += figures.accuracy_low <= p <= figures.accuracy_high
+    assert min(covered.values()) >= 186  # 95 % less three standard errors; resampling alone covers it 63 % of the time
+
+
+def test_groups_that_are_all_right_are_so_many_draws_and_no_more():
+    groups = np.repeat([f"{i}" for i in range(25)], 40)
+    low, high = accuracy_interval(np.full(1000, 0.9), np.ones(1000), groups)
+    assert (low, high) == (pytest.approx(25 / (25 + 1.96**2), abs=1e-4), 1.0)
+    gold = np.where(np.arange(1000) % 40, 1.0, 0.0)  # one of each group is wrong: resampling knows how many
+    assert accuracy_interval(np.full(1000, 0.9), gold, groups) == (0.975, 0.975)
+    low, high = accuracy_interval(np.full(1000, 0.1), np.ones(1000), groups)
+    assert (low, high) == (0.0, pytest.approx(1.96**2 / (25 + 1.96**2), abs=1e-4))
