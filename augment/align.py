@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from augment.dpo import PolicyConfig, SoftPairs, Trained, arguments, finish, lora, run, train_dpo
+from augment.dpo import PolicyConfig, SoftPairs, Trained, finish, lora, run, told, train_dpo
 from augment.policies import PACKAGED, load_policy, need_rlhf, quiet_trl, save_as_folder, seeded, with_template
 from augment.policy_rewards import Ensemble, Penalties, reward_functions
 from augment.run_identity import known_as
@@ -145,35 +145,39 @@ def _trainer(
     from datasets import Dataset
 
     kind, settings = {"grpo": (trl.GRPOTrainer, trl.GRPOConfig), "rloo": (trl.RLOOTrainer, trl.RLOOConfig)}[method]
-    told = settings(
-        **arguments(config, scratch),
+    own = {} if config.lora_rank else {"model_init_kwargs": {"device_map": None}}  # of the reference: not on all GPUs
+    args = told(
+        settings,
+        config,
+        scratch,
         beta=config.beta,
         num_generations=exploring.n,
         temperature=exploring.temperature,
         max_completion_length=exploring.max_tokens,
+        **own,
     )  # from here on "cuda" is this process's GPU: reward models come after
-    _check_enough(len(prompts), told)
+    _check_enough(len(prompts), args)
     return kind(
         policy.network.train(),
         reward_funcs=reward_functions(Ensemble.load(rms), penalties),
-        args=told,
+        args=args,
         train_dataset=Dataset.from_list([{"prompt": [dict(turn) for turn in prompt]} for prompt in prompts]),
         processing_class=with_template(policy.tokenizer),
         peft_config=lora(config),
     )
 
 
-def _prompts_a_step(told: Any) -> int:
+def _prompts_a_step(args: Any) -> int:
     """Return how many distinct prompts a step of TRL's GRPO or RLOO takes, over all processes."""
-    return int(told.generation_batch_size // told.num_generations)
+    return int(args.generation_batch_size // args.num_generations)
 
 
-def _check_enough(n_prompts: int, told: Any) -> None:
+def _check_enough(n_prompts: int, args: Any) -> None:
     """Raise DataError for fewer prompts than one step takes: TRL would pass over them all, and take no step."""
-    needed = _prompts_a_step(told)
+    needed = _prompts_a_step(args)
     if n_prompts < needed:
-        responses = f"{told.generation_batch_size} responses, {told.num_generations} a prompt"
-        over = f" over {told.world_size} processes" if told.world_size > 1 else ""
+        responses = f"{args.generation_batch_size} responses, {args.num_generations} a prompt"
+        over = f" over {args.world_size} processes" if args.world_size > 1 else ""
         raise DataError(
             f"there are {n_prompts} prompts, but one step takes {needed}: {responses}{over}; expected {needed} prompts "
             "or more: lower gradient_accumulation or batch_size, or give more prompts"

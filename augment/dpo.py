@@ -161,7 +161,7 @@ def train_dpo(
         trainer = soft_dpo_trainer()(
             policy.network.train(),
             ref_model=reference,
-            args=DPOConfig(**arguments(config, scratch), beta=config.beta, max_length=config.max_length),
+            args=told(DPOConfig, config, scratch, beta=config.beta, max_length=config.max_length),
             train_dataset=dataset,
             processing_class=policy.tokenizer,
             peft_config=lora(config),
@@ -210,7 +210,14 @@ def token_pairs(
     return Dataset.from_dict(columns), counts
 
 
-def arguments(config: PolicyConfig, scratch: str) -> dict[str, Any]:
+def told(kind: Any, config: PolicyConfig, scratch: str, **settings: Any) -> Any:
+    """Return TRL's config of a trainer, of the class `kind`, with what all trainers are told and its own `settings`."""
+    made = kind(**_arguments(config, scratch), **settings)
+    made._n_gpu = min(made.n_gpu, 1)  # TRL refuses to cut a batch up for all GPUs there are (DataParallel)
+    return made
+
+
+def _arguments(config: PolicyConfig, scratch: str) -> dict[str, Any]:
     """Return what all of TRL's trainers are told: linear decay, no checkpoints, no reports."""
     import torch
 

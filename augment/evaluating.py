@@ -15,6 +15,7 @@ from augment.commands import Reading, check_out, posterior_of, write_manifest
 from labeling import read_pairs
 from labeling.errors import DataError, RowError, WeakprefWarning
 from labeling.files import input_hash, write_json
+from labeling.layouts import is_text
 from labeling.pairs import Pairs
 from labeling.sources import open_source
 
@@ -130,7 +131,7 @@ def columns_of(path: str, pairs: Pairs, reading: Reading, names: Sequence[str]) 
 
 def _is_telling(column: pa.ChunkedArray) -> bool:
     """Return whether a column that nobody asked for is one of text to measure by."""
-    return pa.types.is_string(column.type) and len(pc.unique(column)) <= MOST_VALUES
+    return is_text(column.type) and len(pc.unique(column)) <= MOST_VALUES
 
 
 def _values(table: pa.Table, name: str, pairs: Pairs, reading: Reading) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import shutil
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from labeling.files import replacing
 from labeling.layouts import plain
 from labeling.llm import Completion, Conversation, Engine, Sampling, fitting
 from labeling.pairs import MESSAGES, prompt_id
-from labeling.parts import claim, is_claimed, is_part, part_folder, stamp, stamped
+from labeling.parts import claim, is_claimed, is_part, part_folder, remove_parts, stamp, stamped
 
 SAMPLING = Sampling(n=4, temperature=0.7, top_p=0.9)
 """How self-rewarding models draw candidates (arXiv 2401.10020)."""
@@ -108,7 +107,7 @@ def generate(
                 except BudgetError as error:
                     raise BudgetError(f"{error}; {i} of {len(chunks)} parts lie in {parts}") from None
         _join([path for path, _ in chunks], run, target)
-    shutil.rmtree(parts, ignore_errors=True)
+    remove_parts(parts)
     made = _counted(target, len(prompts), len(unique))
     if made.n_too_long:
         warnings.warn(
@@ -181,7 +180,7 @@ def check_prompts(prompts: Sequence[Conversation]) -> None:
     if not prompts:
         raise DataError("there are no prompts; expected one or more")
     for i, prompt in enumerate(prompts):
-        texts = [turn.get("content") or "" for turn in prompt]
+        texts = [turn.get("content") or "" for turn in prompt or ()]
         if not prompt or prompt[-1].get("role") != "user" or any(not text.strip() or "\0" in text for text in texts):
             raise DataError(
                 f"prompt {i} is {str(prompt)[:80]!r}; expected turns {{role, content}} with texts that are not blank "

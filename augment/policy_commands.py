@@ -16,10 +16,11 @@ from augment.best_of_n import best_of_n as choose_best
 from augment.commands import Reading, check_out, write_manifest
 from augment.dpo import PolicyConfig, Trained
 from augment.eft import build_eft
-from augment.generate import generate, read_candidates
+from augment.generate import check_prompts, generate, read_candidates
 from augment.generation_commands import read_prompts
 from augment.models import ModelOptions
 from augment.policy_rewards import Ensemble, Penalties
+from augment.self_iteration import running
 from augment.self_reward import CANDIDATES, GRADES, SelfReward, plan
 from augment.self_reward import self_reward as run_self_reward
 from labeling.errors import DataError
@@ -168,14 +169,19 @@ def align(
 
 
 def alignment_prompts(data: str) -> list[Conversation]:
-    """Return the distinct prompts of an augmented dataset, or of a file of prompts."""
+    """Return the distinct prompts of an augmented dataset, or of a file of prompts.
+
+    Where a file has a column `prompt` too and is no augmented dataset, `messages` may hold the answers: it is not read.
+    """
     from rm.data import training_files
 
     path = Path(data)
     files = training_files(path) if path.is_dir() else [path] if path.suffix == ".parquet" else []
-    if not files or "messages" not in _columns(files[0]):
+    names = set(_columns(files[0])) if files else set()
+    if "messages" not in names or ("prompt" in names and not {"question", "p_chosen"} <= names):
         return read_prompts(data)
     found = [turns for file in files for turns in pq.read_table(file, columns=["messages"])["messages"].to_pylist()]
+    check_prompts(found)
     return list({prompt_id(turns): turns for turns in found}.values())
 
 
@@ -195,12 +201,15 @@ def best_of_n(path: str, out: Path, rms: Sequence[Path], n: int, model: ModelOpt
     given = [*changed(model), *changed(sampling, replace(BEST_OF, n=n))]
     if written and given:
         raise DataError(f"{path} holds answers already, so {', '.join(given)} would do nothing; leave it out")
-    ensemble = Ensemble.load(rms)
+    from rm.model import check_reward_model
+
+    for folder in rms:
+        check_reward_model(folder)
     if not written:
-        engine = on_this_machine(model).load()
         candidates = out.with_name(f"{out.stem}.candidates.parquet")
-        generate(read_prompts(path), engine, candidates, sampling, chunk=model.chunk)
-    made = choose_best(read_candidates(candidates), ensemble, n)
+        with running(on_this_machine(model).load()) as engine:  # ended before reward models need its memory
+            generate(read_prompts(path), engine, candidates, sampling, chunk=model.chunk)
+    made = choose_best(read_candidates(candidates), Ensemble.load(rms), n)
     made.write(out)
     inputs = {"candidates": candidates} | {f"rm_{i}": folder for i, folder in enumerate(rms)}
     curve = made.curve()

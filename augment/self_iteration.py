@@ -6,7 +6,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
@@ -30,7 +30,7 @@ from labeling.errors import DataError, WeakprefWarning
 from labeling.files import replacing, write_json
 from labeling.llm import Conversation, Engine, fitting
 from labeling.pairs import MESSAGES, Pairs
-from labeling.parts import part_folder
+from labeling.parts import part_folder, remove_parts
 from labeling.vllm_engine import VLLMEngine
 
 if TYPE_CHECKING:
@@ -108,13 +108,17 @@ def drop_parts(folder: Path) -> None:
     for stale in folder.glob(".*.part"):
         shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
     if (folder / "candidates.parquet").exists():
-        shutil.rmtree(part_folder(folder / "candidates.parquet"), ignore_errors=True)
+        remove_parts(part_folder(folder / "candidates.parquet"))
+
+
+def opened(load: Load, folder: Path) -> AbstractContextManager[Engine]:
+    """Return the engine of a model folder, to be entered: see `running`."""
+    return running(load(folder))
 
 
 @contextmanager
-def opened(load: Load, folder: Path) -> Iterator[Engine]:
-    """Yield the engine of a model folder; vLLM, which would keep its GPU memory, is ended afterwards."""
-    engine = load(folder)
+def running(engine: Engine) -> Iterator[Engine]:
+    """Yield an engine; vLLM, which would keep its GPU memory, is ended afterwards."""
     try:
         yield engine
     finally:

@@ -62,7 +62,7 @@ def measure(
     parts = _parts(p, q)
     spans = intervals(parts, _of_sums, units, seed, resamples)
     decided, right = group_sums(parts[:, 1:3], units).T
-    spans[0] = widened(*spans[0], right, decided)
+    spans[0] = widened(float(spans[0, 0]), float(spans[0, 1]), right, decided)
     for name, (low, high) in zip(METRICS, spans, strict=True):
         most = np.inf if name == "log_loss" else 1.0
         values |= {f"{name}_low": float(np.maximum(low, 0.0)), f"{name}_high": float(np.minimum(high, most))}

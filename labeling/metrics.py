@@ -158,7 +158,8 @@ def _of_accuracy(
         return low, high
     decided = q != 0.5
     share = np.where(p == 0.5, 0.5, (p > 0.5) == (q > 0.5))
-    return widened(low, high, np.bincount(cluster, decided * share), np.bincount(cluster, decided.astype(float)))
+    right, n = (np.bincount(cluster, values).astype(np.float64) for values in (decided * share, decided))
+    return widened(low, high, right, n)
 
 
 def accuracy_interval(

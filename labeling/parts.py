@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,18 @@ from labeling.files import write_json
 def part_folder(out: str | Path) -> Path:
     """Return the folder in which the parts of an output lie."""
     return Path(f"{out}.parts")
+
+
+def remove_parts(parts: Path) -> None:
+    """Delete a folder of parts that are no longer needed.
+
+    It loses its name first: a kill while it is deleted leaves no parts without the name of the run they are of.
+    """
+    aside = parts.with_name(f".{parts.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(parts, aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def claim(parts: Path, run: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -153,9 +153,10 @@ def vllm_text(saved: Saved, rows: Rows) -> Taken:
     with tempfile.TemporaryDirectory() as scratch:
         asked, answered = Path(scratch, "texts.json"), Path(scratch, "taken.json")
         asked.write_text(json.dumps(texts), encoding="utf-8")
-        path = f"{Path(__file__).resolve().parent.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        command = [saved.vllm_python, "-m", "rm.vllm_text", str(saved.folder), str(asked), str(answered)]
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+        # Alone: beside it lies all of this environment, where weakpref is installed from a wheel.
+        script = shutil.copy(Path(__file__).with_name("vllm_text.py"), scratch)
+        command = [saved.vllm_python, script, str(saved.folder), str(asked), str(answered)]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise NotRunError(f"{saved.vllm_python} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
         ids, rewards = json.loads(answered.read_text(encoding="utf-8"))

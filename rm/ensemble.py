@@ -15,10 +15,9 @@ import torch
 from labeling.errors import DataError
 from labeling.files import input_hash, manifest, replacing, sha256, write_json
 from labeling.pairs import Pairs
-from rm.evaluation import hashes
-from rm.handoff import STOPPING_PROMPTS, TRAIN_PROMPTS, save, write_hashes
+from rm.handoff import save
 from rm.model import RewardModel
-from rm.provenance import MANIFEST, ORIGINS
+from rm.provenance import MANIFEST, ORIGINS, STOPPING_PROMPTS, TRAIN_PROMPTS, hashes, origins_of, write_hashes
 from rm.temperature import KEY, sigmoid, temperature_of
 
 FloatArray = npt.NDArray[np.float64]
@@ -118,7 +117,7 @@ def average(models: Sequence[str | Path], out: str | Path) -> Path:
         inputs = {f"model_{i}": input_hash(folder) for i, folder in enumerate(folders)}
         record: dict[str, Any] = manifest("average", inputs=inputs, seed=None, counts={"models": len(folders)})
         outputs = {file.name: sha256(file) for file in sorted(part.glob("*.safetensors"))}
-        record |= {ORIGINS: _origins(folders), "outputs": outputs}
+        record |= {ORIGINS: origins_of(folders), "outputs": outputs}
         write_json(part / MANIFEST, record)
     return target
 
@@ -149,13 +148,3 @@ def _check_alike(first: Path, other: Path) -> None:
         one, two = (file.read_bytes() if file.is_file() else b"" for file in (first / name, other / name))
         if one != two:
             raise DataError(f"{first} and {other} differ in {name}: the same text would be other tokens; see Ensemble")
-
-
-def _origins(folders: Sequence[Path]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for folder in folders:
-        record = folder / MANIFEST
-        found = json.loads(record.read_text(encoding="utf-8")).get(ORIGINS, {}) if record.is_file() else {}
-        for name, count in found.items():
-            total[name] = total.get(name, 0) + int(count)
-    return total

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from labeling.errors import DataError, GroupLeakError, WeakprefWarning
 from labeling.figures import Figures, measure
 from labeling.pairs import Pairs, prompt_id
-from rm.handoff import STOPPING_PROMPTS, TRAIN_PROMPTS
 from rm.length_bias import BINS, LengthBias, always_longer, length_bias, length_bins
 from rm.model import score
+from rm.provenance import STOPPING_PROMPTS, TRAIN_PROMPTS, hashes
 from rm.temperature import probability, temperature_of
 
 FloatArray = npt.NDArray[np.float64]
@@ -142,11 +142,6 @@ def check_unseen(model: str | Path, pairs: Pairs, purpose: str = "evaluate on") 
 def trained_prompts(model: str | Path) -> set[str]:
     """Return the hashes of the prompts a model was trained on; none for a model from elsewhere: nobody can know."""
     return hashes(Path(model) / TRAIN_PROMPTS)
-
-
-def hashes(record: Path) -> set[str]:
-    """Return the prompt hashes in a file, one a line; none where there is no such file."""
-    return set(record.read_text(encoding="utf-8").split()) if record.is_file() else set()
 
 
 def warn_of_use(model: str | Path, pairs: Pairs) -> None:

@@ -17,15 +17,19 @@ from rm.data import tokenise
 from rm.lora import FOLDER as ADAPTER
 from rm.lora import Adapter
 from rm.model import RewardModel, quiet_loading
-from rm.provenance import ORIGINS
+from rm.provenance import (
+    BASE_ORIGINS,
+    MANIFEST,
+    ORIGINS,
+    STOPPING_PROMPTS,
+    TRAIN_PROMPTS,
+    hashes,
+    origins_of,
+    write_hashes,
+)
 from rm.sources import MixedPairs
 from rm.template import render
 from rm.watching import TIMED
-
-TRAIN_PROMPTS = "train_prompts.txt"
-"""Hashes of the prompts a model was trained on, beside it."""
-STOPPING_PROMPTS = "stopping_prompts.txt"
-"""Hashes of the held-out prompts that decided when training stopped and which weights were kept."""
 
 
 def hand_off(
@@ -34,15 +38,16 @@ def hand_off(
     pairs: MixedPairs,
     record: Mapping[str, Any],
     *,
+    base: Path,
     log: Sequence[Mapping[str, Any]],
     adapter: Adapter | None = None,
     stopping: Sequence[str] = (),
 ) -> None:
     """Write model, tokenizer, model card, manifest, log and training prompts to the folder `out`, all or nothing.
 
-    `pairs` are those trained on, `record` is the manifest so far, `log` the Trainer's history, `adapter` what
-    LoRA learned, where it is to be kept beside the merged model, `stopping` the hashes of the prompts by which training
-    was stopped early.
+    `pairs` are those trained on, `record` is the manifest so far, `base` the model that training started from, `log`
+    the Trainer's history, `adapter` what LoRA learned, where it is to be kept beside the merged model, `stopping` the
+    hashes of the prompts by which training was stopped early. What the base was trained on or stopped by, it was too.
     """
     sample = pairs.sample()
     rewards = reward_summary(trained, sample)
@@ -52,22 +57,15 @@ def hand_off(
         if adapter:
             adapter.save(part / ADAPTER)
         check_preparation(part, trained, sample[:8])
-        write_hashes(part / TRAIN_PROMPTS, pairs.prompts())
-        if stopping:
-            write_hashes(part / STOPPING_PROMPTS, stopping)
+        write_hashes(part / TRAIN_PROMPTS, sorted({*pairs.prompts(), *hashes(base / TRAIN_PROMPTS)}))
+        if stopped := sorted({*stopping, *hashes(base / STOPPING_PROMPTS)}):
+            write_hashes(part / STOPPING_PROMPTS, stopped)
         lines = [untimed(entry) for entry in log if {"loss", "eval_log_loss"} & entry.keys()]
         write_json(part / "train_log.json", lines)
         outputs = {file.name: sha256(file) for file in sorted(part.glob("*.safetensors"))}
-        write_json(
-            part / "manifest.json",
-            {**record, ORIGINS: pairs.origins(), "rewards": rewards, "outputs": outputs},
-        )
+        origins = {ORIGINS: pairs.origins()} | ({BASE_ORIGINS: found} if (found := origins_of([base])) else {})
+        write_json(part / MANIFEST, {**record, **origins, "rewards": rewards, "outputs": outputs})
         write_card(part)
-
-
-def write_hashes(file: Path, prompts: Sequence[str]) -> None:
-    """Write hashes of prompts, one a line."""
-    file.write_text("".join(f"{prompt}\n" for prompt in prompts), encoding="utf-8")
 
 
 def save(trained: RewardModel, folder: Path) -> None:

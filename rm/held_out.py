@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from labeling import metrics
-from labeling.errors import DataError, GroupLeakError
+from labeling.errors import DataError, GroupLeakError, WeakprefWarning
 from labeling.files import replacing
 from labeling.pairs import prompt_id
 from rm.config import RewardConfig
 from rm.data import conversations, read_rows, training_files
+from rm.provenance import TRAIN_PROMPTS, hashes
 from rm.sources import MixedPairs, training_pairs
 from rm.steps import StepCollator, pair_rewards
 
@@ -93,6 +95,17 @@ def check_apart(trained: Sequence[str], held_out: Sequence[str]) -> None:
             f"{len(leaked)} of {len(held_out)} held-out prompts are trained on too, the first has the hash "
             f"{min(leaked)}: leave them out of one of the two, or let eval_share split the data"
         )
+
+
+def warn_of_base(held_out: Sequence[str], base: str | Path) -> None:
+    """Warn where the model that training starts from was itself trained on held-out prompts, hashes of them."""
+    known = hashes(Path(base) / TRAIN_PROMPTS) & set(held_out)
+    if known:
+        text = (
+            f"{len(known):,} of {len(held_out):,} held-out prompts were trained on by {base}, where this training "
+            "starts: figures on them, and what stops by them, come out too good; hold out others"
+        )
+        warnings.warn(text, WeakprefWarning, stacklevel=2)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from transformers.utils import logging as transformers_logging
 
 from labeling.errors import DataError, WeakprefWarning
-from labeling.pairs import Message, Pairs
+from labeling.pairs import Message, Pairs, prompt_text
 from rm.batches import TOKENS, batches
 from rm.checkpoint import SAFE, check_checkpoint, check_own_code
 from rm.config import resolve
@@ -51,9 +51,7 @@ class RewardModel:
         `path` is no sequence-classification model with one output and a tokenizer with a chat template, where its
         weights are pickled, or where it comes with code of its own.
         """
-        _check_directory(path)
-        check_checkpoint(path)
-        check_own_code(path, known_is_fine=False)
+        check_reward_model(path)
         with quiet_loading():
             try:
                 tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
@@ -73,6 +71,8 @@ class RewardModel:
             raise DataError(f"the tokenizer of {path} has no chat template; a model written by rm.train has one")
         if bf16:
             head_in_float32(model)
+        if tokenizer.pad_token_id is not None:  # by which a padded decoder finds the end of a row
+            model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         device = "cuda" if torch.cuda.is_available() else "cpu"
         limit = min(tokenizer.model_max_length, positions(model))
         packed = cannot_pack(model, limit) is None
@@ -84,6 +84,7 @@ class RewardModel:
         """Return the reward of each response to its prompt, float64 (n,), a logit.
 
         Equal conversations are scored once, `tokens` at a time. Warns of conversations longer than `max_length` tokens.
+        Raises DataError for a reward that is not finite.
         """
         if len(prompts) != len(responses):
             raise DataError(f"there are {len(prompts)} prompts and {len(responses)} responses, expected one a prompt")
@@ -96,6 +97,7 @@ class RewardModel:
         tokenised = tokenise(self.tokenizer, conversations, self.max_length)
         warn_of_truncation(int(tokenised.truncated.sum()), len(rank), self.max_length)
         rewards = self.score_ids(tokenised.ids, tokens)
+        check_finite(rewards, conversations, str(self.model.name_or_path))
         return rewards[[rank[key] for key in keys]]
 
     @torch.inference_mode()
@@ -188,6 +190,18 @@ def positions(model: PreTrainedModel) -> int:
     return n if padding is None else n - int(padding) - 1
 
 
+def check_finite(rewards: FloatArray, conversations: Sequence[Sequence[Message]], model: str) -> None:
+    """Raise DataError naming the model and the first of n conversations whose reward, of (n,), is not finite."""
+    wrong = np.flatnonzero(~np.isfinite(rewards))
+    if len(wrong):
+        text = prompt_text(conversations[wrong[0]][:-1])
+        raise DataError(
+            f"{model}: the reward of a response to {text[:80]!r} is {rewards[wrong[0]]} ({len(wrong):,} of "
+            f"{len(rewards):,} are like it), expected a finite number: the model's weights are broken or overflow; "
+            "train it again"
+        )
+
+
 def warn_of_truncation(n_truncated: int, n: int, max_length: int) -> None:
     """Warn of conversations that lost the beginning of their prompt, if there are any."""
     if n_truncated:
@@ -234,8 +248,11 @@ def _check_report(name: str, model: PreTrainedModel, report: dict[str, set[str]]
         )
 
 
-def _check_directory(path: str | Path) -> None:
+def check_reward_model(path: str | Path) -> None:
+    """Raise DataError where what lies at `path` cannot be a reward model, or would run code: nothing is loaded."""
     if not Path(path).exists() and str(path).count("/") != 1:
         raise DataError(f"{path} does not exist; expected a directory written by rm.train, or a hub id (owner/name)")
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise DataError(f"{path} has no config.json; expected a directory written by rm.train")
+    check_checkpoint(path)
+    check_own_code(path, known_is_fine=False)

@@ -25,11 +25,12 @@ from rm.checkpoint import check_checkpoint, check_own_code
 from rm.config import RewardConfig, resolve
 from rm.held_out import held_out_pairs, split
 from rm.model import check_positions, quiet_loading
-from rm.order import Shuffled
+from rm.order import LengthGrouped, Shuffled
 from rm.packing import fill_rows
 from rm.run_folder import check_watched
 from rm.shared_prefix import cannot_pack, is_causal
 from rm.sources import MixedPairs, training_pairs
+from rm.steps import fill_padded
 from rm.template import repaired
 from rm.token_cache import Counts
 from rm.trainable import prepare
@@ -69,11 +70,13 @@ class Plan:
     """Parameters that learn: all but what is frozen, or stands under LoRA's updates."""
     weights_bytes: int
     """All weights, and the gradients and AdamW's two moments of those that learn."""
-    activations_bytes: int
-    """Estimate for the largest forward pass."""
+    activations_bytes: int | None
+    """Estimate for the largest forward pass; None where it cannot be made for the architecture."""
 
     def lines(self) -> list[str]:
         """Return what there is to say, one thing a line."""
+        kept = self.activations_bytes
+        activations = "no estimate" if kept is None else f"about {kept / GIB:.2f} GiB"
         counts = self.counts
         how = "packed, nothing padded" if self.packed else f"padded ({self.reason})"
         held_out = [] if self.held_out is None else [f"held out     {self.held_out:,} pairs, of other prompts"]
@@ -90,7 +93,7 @@ class Plan:
             f"steps        {self.steps:,} optimizer steps, about {self.forwards:,} forward passes an epoch",
             f"memory       {self.weights_bytes / GIB:.2f} GiB for {self.parameters:,} weights, and gradients and "
             f"moments of {self.trained:,}; "
-            f"about {self.activations_bytes / GIB:.2f} GiB for activations",
+            f"{activations} for activations",
         ]
 
 
@@ -140,13 +143,15 @@ def _plan(pairs: MixedPairs, config: RewardConfig, model: PreTrainedModel, held_
     step_size = config.batch_size * config.gradient_accumulation
     budget = config.token_budget or (GPU_TOKEN_BUDGET if torch.cuda.is_available() else CPU_TOKEN_BUDGET)
     lengths = pairs.lengths[Shuffled(pairs.mixture, config.seed).rows()]
-    padded = _padded(lengths, step_size)
-    computed = lengths[:, :2].sum(axis=1) - causal * lengths[:, 2]
-    forwards = [
-        sum(int(computed[i + start]) for i in row)
-        for start in range(0, len(lengths), step_size)
-        for row in fill_rows(computed[start : start + step_size].tolist(), budget)
-    ]
+    if reason is None:
+        computed = lengths[:, :2].sum(axis=1) - causal * lengths[:, 2]
+        steps = [computed[start : start + step_size].tolist() for start in range(0, len(computed), step_size)]
+        forwards = [sum(step[i] for i in row) for step in steps for row in fill_rows(step, budget)]
+    else:
+        longest = pairs.lengths[:, :2].max(axis=1)
+        order = LengthGrouped(pairs.mixture, config.seed, longest, step_size).rows()
+        steps = [longest[order[start : start + step_size]].tolist() for start in range(0, len(order), step_size)]
+        forwards = [2 * len(row) * step[row[0]] for step in steps for row in fill_padded(step, budget)]
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Plan(
@@ -154,9 +159,9 @@ def _plan(pairs: MixedPairs, config: RewardConfig, model: PreTrainedModel, held_
         pairs=len(lengths),
         steps=config.max_steps or math.ceil(config.epochs * math.ceil(len(lengths) / step_size)),
         forwards=len(forwards),
-        tokens_padded=padded,
+        tokens_padded=_padded(lengths, step_size),
         tokens_apart=int(lengths[:, :2].sum()),
-        tokens=int(computed.sum()) if reason is None else padded,
+        tokens=sum(forwards),
         held_out=held_out,
         packed=reason is None,
         reason=reason,
@@ -167,10 +172,11 @@ def _plan(pairs: MixedPairs, config: RewardConfig, model: PreTrainedModel, held_
     )
 
 
-def activation_bytes(model: PreTrainedModel, n_tokens: int, config: RewardConfig) -> int:
+def activation_bytes(model: PreTrainedModel, n_tokens: int, config: RewardConfig) -> int | None:
     """Return what a forward pass of n_tokens keeps for its backward pass, in bytes, attention's scores left out.
 
-    Counted on `PROBE` tokens of the architecture itself, a model on the device "meta", where nothing is computed.
+    Counted on `PROBE` tokens of the architecture itself, a model on the device "meta", where nothing is computed. None
+    where that cannot be done: DeBERTa wants another mask, mixtures of experts look at what is computed.
     """
     kept: list[torch.UntypedStorage] = []
 
@@ -180,8 +186,11 @@ def activation_bytes(model: PreTrainedModel, n_tokens: int, config: RewardConfig
 
     ids = torch.zeros(1, PROBE, dtype=torch.int64, device="meta")
     mask = torch.zeros(1, 1, PROBE, PROBE, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = model.train().base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            hidden = model.train().base_model(input_ids=ids, attention_mask=mask).last_hidden_state
+    except (RuntimeError, NotImplementedError):
+        return None
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     found = {storage._cdata: storage.nbytes() for storage in kept if storage._cdata not in weights}
     per_token = sum(found.values()) / PROBE

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from transformers.utils.hub import cached_file, extract_commit_hash
 from labeling.errors import WeakprefWarning
 from labeling.files import sha256
 from labeling.pairs import Message, Pairs
-from labeling.parts import claim, is_part, part_folder, stamp, stamped, write_among
+from labeling.parts import claim, is_part, part_folder, remove_parts, stamp, stamped, write_among
 from rm.checkpoint import read_record
+from rm.model import check_reward_model
 from rm.shares import Scoring, finish, rank_and_world, read_parts
 from rm.temperature import KEY
 
@@ -83,6 +83,7 @@ def score_rows(
     progress: bool = False,
 ) -> Scored | None:
     """Write what `table` makes of the rewards (n,) of n responses as one Parquet file; see `score_to`."""
+    check_reward_model(model)
     distinct, rows = distinct_conversations(prompts, responses)
     run: dict[str, Any] = {
         "model": model_hashes(model),
@@ -100,7 +101,7 @@ def score_rows(
         whole = table(rewards[rows])
         made = {"run": run, "rows": whole.num_rows, "truncated": int(truncated.sum())}
         write_among(parts, whole.replace_schema_metadata(stamp(made, RUN)), target)
-    shutil.rmtree(parts, ignore_errors=True)
+    remove_parts(parts)
     if made["truncated"]:
         warnings.warn(
             f"{made['truncated']} of {len(distinct)} conversations are longer than the model takes and lost their "

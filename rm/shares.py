@@ -28,7 +28,7 @@ from labeling.pairs import Message
 from labeling.parts import is_part
 from rm.batches import TOKENS
 from rm.data import tokenise
-from rm.model import RewardModel
+from rm.model import RewardModel, check_finite
 from rm.packing import Ids
 
 FloatArray = npt.NDArray[np.float64]
@@ -110,7 +110,7 @@ def finish(model: str | Path, how: Scoring, parts: Path, conversations: Conversa
         elif mine := [i for i in left if i % world == rank]:
             scorer = load_scorer(model, how) if world == 1 else _load_of_rank(model, how)
             for i in mine:
-                score_part(scorer, how, paths[i], chunks[i])
+                score_part(scorer, how, paths[i], chunks[i], str(model))
                 advance(len(chunks[i]))
     while rank == 0 and not all(is_part(paths[i], len(chunks[i])) for i in left):
         time.sleep(0.2)  # torchrun stops all processes when one fails
@@ -125,10 +125,11 @@ def read_parts(parts: Path) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
     return table["reward"].to_numpy(), table["truncated"].to_numpy()
 
 
-def score_part(scorer: Scorer, how: Scoring, path: Path, conversations: Conversations) -> None:
-    """Score one chunk and write its file; nothing is there before all of it is."""
+def score_part(scorer: Scorer, how: Scoring, path: Path, conversations: Conversations, model: str) -> None:
+    """Score one chunk and write its file; nothing is there before all of it is, and every reward finite."""
     tokenised = tokenise(scorer.tokenizer, conversations, scorer.max_length)
     rewards = scorer.score_ids(tokenised.ids, how.tokens)
+    check_finite(rewards, conversations, model)
     with replacing(path) as part:
         pq.write_table(pa.table({"reward": rewards, "truncated": tokenised.truncated}), part)
 
@@ -174,7 +175,7 @@ def _scorer(model: str, how: Scoring) -> Scorer:
 
 
 def _work(model: str, how: Scoring, path: Path, conversations: Conversations) -> None:
-    score_part(_scorer(model, how), how, path, conversations)
+    score_part(_scorer(model, how), how, path, conversations, model)
 
 
 def _load_of_rank(model: str | Path, how: Scoring) -> Scorer:

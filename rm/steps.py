@@ -94,13 +94,7 @@ class StepCollator:
         return fill_rows([tree_of(pair, self.causal).n_tokens for pair in conversations], self.token_budget)
 
     def _padded(self, conversations: Sequence[tuple[Ids, Ids]]) -> list[list[int]]:
-        lengths = [max(len(ids) for ids in pair) for pair in conversations]
-        parts: list[list[int]] = []
-        for pair in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            if not parts or 2 * (len(parts[-1]) + 1) * lengths[parts[-1][0]] > self.token_budget:
-                parts.append([])
-            parts[-1].append(pair)
-        return parts
+        return fill_padded([max(len(ids) for ids in pair) for pair in conversations], self.token_budget)
 
     def _part(self, pairs: Sequence[dict[str, Any]]) -> Part:
         conversations = [(pair["chosen"], pair["rejected"]) for pair in pairs]
@@ -111,6 +105,22 @@ class StepCollator:
             rows = PaddedRows(**pad([ids for pair in conversations for ids in pair], self.pad_token_id))
         numbers = (torch.tensor([pair[name] for pair in pairs], dtype=torch.float32) for name in ("p_chosen", "weight"))
         return Part(rows, *numbers)
+
+
+def fill_padded(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Return the places of pairs in each forward pass of padded rows, the longest pairs first.
+
+    A pair's length is that of its longer conversation, to which all of a pass are padded.
+
+    >>> fill_padded([10, 30, 20, 29], token_budget=120)
+    [[1, 3], [2, 0]]
+    """
+    parts: list[list[int]] = []
+    for pair in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not parts or 2 * (len(parts[-1]) + 1) * lengths[parts[-1][0]] > token_budget:
+            parts.append([])
+        parts[-1].append(pair)
+    return parts
 
 
 def in_step(step: Step, n_parts: int) -> Step:

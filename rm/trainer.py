@@ -31,9 +31,9 @@ from labeling.errors import DataError, WeakprefWarning
 from labeling.files import manifest, write_json
 from rm.alone import alone
 from rm.arguments import tensorboard_folder, training_arguments
-from rm.config import RewardConfig
+from rm.config import RewardConfig, resolve
 from rm.handoff import hand_off
-from rm.held_out import held_out_pairs, measure, split
+from rm.held_out import held_out_pairs, measure, split, warn_of_base
 from rm.lora import Adapter, merged
 from rm.model import RewardModel, load_base, no_bars, warn_of_truncation
 from rm.objectives import Objective
@@ -112,6 +112,8 @@ def _train(
         dataset = training_pairs(sources, tokenizer, config, tokens)
         warn_of_long_pairs(dataset.counts, config)
         watched = None if held_out is None else held_out_pairs(held_out, dataset, tokenizer, config, tokens)
+        if watched is not None:
+            warn_of_base(watched.prompts(), resolve(config.model))
         trainer = PairTrainer(model, tokenizer, dataset, config, checkpoints, watched)
         if trainer.is_world_process_zero():
             write_json(checkpoints / RUN, run)
@@ -131,7 +133,8 @@ def _train(
         trained = RewardModel(model, tokenizer, config.max_length)
         stopping = () if watched is None or config.patience is None else watched.prompts()
         history = trainer.state.log_history
-        hand_off(target, trained, dataset, record, log=history, adapter=adapter, stopping=stopping)
+        base = Path(resolve(config.model))
+        hand_off(target, trained, dataset, record, base=base, log=history, adapter=adapter, stopping=stopping)
     trainer.accelerator.wait_for_everyone()
 
 

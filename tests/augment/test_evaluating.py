@@ -54,6 +54,12 @@ def test_origin_is_measured_by_wherever_a_file_has_it_and_other_columns_where_th
     assert found(write(folder / "bare.parquet")) == {}
 
 
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
+def test_origin_is_text_however_it_is_stored(folder: Path, kind: pa.DataType) -> None:
+    path = write(folder / "stored.parquet", origin=pa.array(ORIGINS).cast(kind))
+    assert found(path) == {"origin": [origin or "" for origin in ORIGINS]}
+
+
 def test_values_stay_with_their_pairs_where_rows_are_dropped_or_come_twice(folder: Path) -> None:
     table = pq.read_table(folder / "pairs.parquet")
     rows = table.to_pylist()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
-from augment.dpo import PolicyConfig, SoftPairs, token_pairs, train_dpo
+from augment.dpo import PolicyConfig, SoftPairs, token_pairs, told, train_dpo
 from augment.implicit_rewards import response_log_probs
 from augment.policies import chat_tokens, load_policy, save_policy, with_template
 from labeling.chat_tokens import PLAIN_STOP, end_token, stop_texts
@@ -74,3 +76,21 @@ def test_a_policy_saved_with_the_plain_template_stops_where_it_did_without(polic
     again = load_policy(tmp_path / "saved").tokenizer
     assert again.chat_template
     assert stop_texts(again, Sampling()) == (PLAIN_STOP,)
+
+
+@pytest.mark.parametrize("trainer", ["DPO", "GRPO", "RLOO"])
+def test_one_process_trains_a_policy_on_one_gpu_whatever_there_is(trainer, tmp_path, monkeypatch) -> None:
+    """TRL refuses several: a batch would be cut up for all of them (DataParallel)."""
+    import trl
+    from transformers import TrainingArguments
+
+    def eight(arguments):
+        arguments._n_gpu = 8
+        return torch.device("cpu")
+
+    found = functools.cached_property(eight)
+    found.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", found)
+    monkeypatch.setattr(TrainingArguments, "world_size", 1)
+    made = told(getattr(trl, f"{trainer}Config"), PolicyConfig(batch_size=8), str(tmp_path))
+    assert (made.n_gpu, made.train_batch_size) == (1, 8)

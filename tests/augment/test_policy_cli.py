@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +17,10 @@ from augment.generate import generate
 from augment.policies import load_policy
 from augment.policy_commands import SelfRewardOptions, alignment_prompts
 from augment.self_reward import CANDIDATES, GRADES
-from labeling.llm import Sampling
-from labeling.pairs import Pairs
+from labeling.errors import DataError
+from labeling.llm import Completion, Sampling
+from labeling.pairs import MESSAGES, Pairs
+from labeling.vllm_engine import VLLMEngine
 
 TINY = ["--learning-rate", "1e-3", "--max-steps", "2", "--batch-size", "2", "--gradient-accumulation", "1"]
 
@@ -30,6 +34,16 @@ def prompts(tmp_path):
     path = tmp_path / "prompts.parquet"
     pq.write_table(pa.table({"prompt": [f"Name colour {i}." for i in range(3)]}), path)
     return path
+
+
+@dataclass(frozen=True, eq=False)
+class Served(VLLMEngine):
+    """Answers as if by way of vLLM."""
+
+    context = None
+
+    def generate(self, prompts, sampling):
+        return [[Completion(f"Red {i}.", 2, -1.0, "stop") for i in range(sampling.n)] for _ in prompts]
 
 
 @pytest.fixture
@@ -58,6 +72,39 @@ def test_prompts_to_align_on_come_from_pairs_or_from_prompts(augmented, prompts)
     assert len(found) == 6
     assert {turns[0]["content"] for turns in found} >= {"Be brief.", "Question 0 about colours?"}
     assert alignment_prompts(str(prompts))[0] == [{"role": "user", "content": "Name colour 0."}]
+
+
+def test_conversations_that_hold_the_answer_are_no_prompts(augmented, tmp_path) -> None:
+    asked, answered = ({"role": role, "content": text} for role, text in (("user", "Hi"), ("assistant", "Hello")))
+    both = tmp_path / "both.parquet"
+    pq.write_table(pa.table({"prompt": ["Hi"], "messages": [[asked, answered]]}), both)
+    assert alignment_prompts(str(both)) == [[asked]]
+    for messages in ([asked, answered], None, []):
+        pq.write_table(pa.table({"messages": pa.array([[asked], messages], MESSAGES)}), both)
+        with pytest.raises(DataError, match=r"prompt 1 is .* the last of the user"):
+            alignment_prompts(str(both))
+
+
+def test_best_of_n_names_a_missing_reward_model_before_it_asks_and_ends_vllm_before_it_scores(
+    prompts, tmp_path, monkeypatch, capsys
+) -> None:
+    ended = []
+    engine = Served(SimpleNamespace(llm_engine=None), "m")
+    monkeypatch.setattr(VLLMEngine, "close", lambda _: ended.append(True))
+    monkeypatch.setattr("augment.models.ModelOptions.load", lambda _: engine)
+    common = ("best-of-n", prompts, "-o", tmp_path / "best.parquet", "-n", 2, "--model", "m", "--engine", "vllm")
+    assert run(*common, "--rm", tmp_path / "rm") == 2
+    assert f"{tmp_path / 'rm'} does not exist" in capsys.readouterr().err
+    assert not ended
+
+    def load(folders):
+        assert ended
+        raise DataError("loaded then")
+
+    monkeypatch.setattr("augment.policy_commands.Ensemble.load", load)
+    monkeypatch.setattr("rm.model.check_reward_model", lambda _: None)
+    assert run(*common, "--rm", tmp_path) == 2
+    assert "loaded then" in capsys.readouterr().err
 
 
 def test_what_does_not_belong_together_is_refused(augmented, policy_folder, tmp_path, capsys) -> None:

@@ -17,8 +17,9 @@ from labeling.pairs import prompt_id
 from rm.benchmark_files import Item, read_benchmark
 from rm.benchmark_scores import best_of, levels, strictly_higher, style_matrix, ties_parts, ties_score
 from rm.benchmarks import Benchmark, run_benchmark, scored
-from rm.handoff import TRAIN_PROMPTS, save
+from rm.handoff import save
 from rm.model import RewardModel, load_base
+from rm.provenance import TRAIN_PROMPTS
 
 Judged = list[tuple[str, str, list[float], list[float]]]
 

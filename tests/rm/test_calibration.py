@@ -16,8 +16,9 @@ from labeling.metrics import log_loss
 from labeling.pairs import Pairs, prompt_id
 from rm import calibrate, compare, evaluate, posterior, score
 from rm.calibration import fit_temperature, likeliest_temperature
-from rm.handoff import STOPPING_PROMPTS, TRAIN_PROMPTS, save
+from rm.handoff import save
 from rm.model import RewardModel, load_base
+from rm.provenance import STOPPING_PROMPTS, TRAIN_PROMPTS
 from rm.temperature import probability, settings_of, sigmoid, temperature_of
 
 Rows = Callable[[int], list[tuple[list[dict[str, str]], str, str]]]

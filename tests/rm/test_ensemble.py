@@ -17,9 +17,10 @@ from labeling.files import input_hash, sha256
 from labeling.pairs import Pairs
 from rm import Ensemble, RewardModel, average, score
 from rm.ensemble import Opinions
-from rm.evaluation import hashes, trained_prompts
-from rm.handoff import STOPPING_PROMPTS, TRAIN_PROMPTS, save
+from rm.evaluation import trained_prompts
+from rm.handoff import save
 from rm.model import load_base
+from rm.provenance import STOPPING_PROMPTS, TRAIN_PROMPTS, hashes
 from rm.temperature import KEY, settings_of, sigmoid
 
 Rows = Callable[[int], list[tuple[list[dict[str, str]], str, str]]]

@@ -12,8 +12,9 @@ from labeling.errors import DataError, GroupLeakError, WeakprefWarning
 from labeling.pairs import Pairs, prompt_id
 from rm.evaluation import BY_LENGTH, evaluate
 from rm.evaluation_report import FILES, write_evaluation
-from rm.handoff import STOPPING_PROMPTS, TRAIN_PROMPTS, save
+from rm.handoff import save
 from rm.model import RewardModel, load_base, score
+from rm.provenance import STOPPING_PROMPTS, TRAIN_PROMPTS
 from rm.temperature import probability, sigmoid
 
 Rows = Callable[[int], list[tuple[list[dict[str, str]], str, str]]]

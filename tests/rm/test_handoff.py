@@ -12,10 +12,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer, pipeline
 
-from labeling.errors import WeakprefError
+from labeling.errors import GroupLeakError, WeakprefError, WeakprefWarning
+from labeling.pairs import Pairs, prompt_id
+from rm import RewardConfig, evaluate, train
 from rm.config import MINILM
+from rm.evaluation import trained_prompts
 from rm.handoff import check_preparation, save
 from rm.model import RewardModel, load_base, quiet_loading
+from rm.provenance import STOPPING_PROMPTS, hashes, trained_on_made_labels
 from rm.template import render
 from rm.trainer import is_head, on_device
 
@@ -161,3 +165,29 @@ def test_a_tokenizer_that_prepares_other_text_than_in_training_is_refused(
     template.write_text(template.read_text() + "{{ '\n' }}")
     with pytest.raises(WeakprefError, match="prepared as by TRL GRPO, a conversation gives other tokens"):
         check_preparation(folder, trained, rows)
+
+
+@pytest.mark.slow
+def test_a_model_trained_further_was_trained_on_what_its_base_was(
+    tiny: str, universal: Callable[..., Path], conversations: Rows, tmp_path: Path, as_pairs: Callable[..., Pairs]
+) -> None:
+    rows = conversations(16)
+    weak = universal(rows[:6], "weak.parquet", origin=["weak"] * 6)
+    gold, held_out = universal(rows[4:12], "gold.parquet", origin=["gold"] * 8), universal(rows[12:], "held.parquet")
+    steps = {"batch_size": 4, "max_steps": 2, "max_length": 128}
+    first = train(weak, RewardConfig(tiny, **steps), out=tmp_path / "rm0", held_out=held_out)
+    stopping = RewardConfig(str(first), eval_steps=1, patience=5, **steps)
+    second = train(gold, stopping, out=tmp_path / "rm1", held_out=held_out)
+    third = train(gold, RewardConfig(str(second), **steps), out=tmp_path / "rm2")
+    names = [prompt_id(row[0]) for row in rows]
+    assert [len(trained_prompts(model)) for model in (first, second, third)] == [6, 12, 12]
+    assert hashes(third / STOPPING_PROMPTS) == set(names[12:])
+    assert not (first / STOPPING_PROMPTS).exists()
+    with pytest.raises(GroupLeakError, match="4 of the prompts to evaluate on were trained on"):
+        evaluate(third, as_pairs(rows[:4]))
+    assert [trained_on_made_labels(model) for model in (first, second, third)] == [True] * 3
+    manifest = json.loads((third / "manifest.json").read_text())
+    assert (manifest["origins"], manifest["base_origins"]) == ({"gold": 8}, {"gold": 8, "weak": 6})
+    early = universal(rows[:2], "early.parquet")
+    with pytest.warns(WeakprefWarning, match="2 of 2 held-out prompts were trained on by .*rm0, where this training"):
+        train(gold, RewardConfig(str(first), **steps), out=tmp_path / "rm3", held_out=early)

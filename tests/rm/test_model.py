@@ -13,6 +13,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -153,3 +155,26 @@ def test_positions_that_begin_after_the_padding_are_not_counted() -> None:
     assert (
         positions(BertForSequenceClassification(BertConfig(vocab_size=20, max_position_embeddings=34, **sizes))) == 34
     )
+
+
+@pytest.mark.parametrize("pad", [5, None])
+def test_a_padded_decoder_finds_the_end_of_a_row_whatever_its_config_pads_with(
+    bases: dict[str, str], tmp_path: Path, conversations: Rows, pad: int | None
+) -> None:
+    tokenizer = load_base(bases["qwen3"], 128)[1]
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=16, n_layer=1, n_head=2, num_labels=1)
+    config.pad_token_id = pad
+    GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model, rows = RewardModel.load(tmp_path), conversations(6)
+    assert not model.packed
+    prompts, responses = [row[0] for row in rows], [row[1] for row in rows]
+    alone = [model.score([p], [r])[0] for p, r in zip(prompts, responses, strict=True)]
+    np.testing.assert_allclose(model.score(prompts, responses), alone, atol=1e-6)
+
+
+def test_a_reward_that_is_not_finite_is_named_with_its_model(folder: Path, conversations: Rows) -> None:
+    model, rows = RewardModel.load(folder), conversations(3)
+    model.model.classifier.bias.data[:] = torch.inf
+    with pytest.raises(DataError, match=rf"{folder}: the reward of a response to '.*' is inf \(3 of 3 are like it\)"):
+        model.score([row[0] for row in rows], [row[1] for row in rows])

@@ -4,12 +4,18 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import AutoTokenizer, DebertaConfig, DebertaV2Config, GPT2Config
 
 from labeling.errors import DataError, GroupLeakError
 from rm import RewardConfig, train
+from rm.order import LengthGrouped
 from rm.plan import plan
+from rm.sources import training_pairs
+from rm.steps import StepCollator
+from rm.template import repaired
 
 Rows = Callable[[int], list[tuple[list[dict[str, str]], str, str]]]
 Write = Callable[..., Path]
@@ -30,6 +36,51 @@ def test_a_plan_says_what_packing_and_sharing_save(
     assert found.trained == found.parameters - (name == "bert")  # its head's bias is kept
     assert found.weights_bytes == 4 * found.parameters + 12 * found.trained
     assert len(found.lines()) == 7
+
+
+@pytest.fixture
+def outline(bases: dict[str, str], tmp_path: Path) -> Callable[[Any], str]:
+    """Write a tiny model's config and a tokenizer, which is all that a plan reads."""
+
+    def write(config: Any) -> str:
+        folder = tmp_path / config.model_type
+        shutil.copytree(bases["qwen3"], folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+        config.save_pretrained(folder)
+        return str(folder)
+
+    return write
+
+
+def test_a_plan_counts_what_padded_rows_compute(
+    outline: Callable[[Any], str], universal: Write, conversations: Rows, tmp_path: Path
+) -> None:
+    base = outline(GPT2Config(vocab_size=300, n_positions=128, n_embd=16, n_layer=1, n_head=2))
+    data, config = universal(conversations(70)), RewardConfig(base, batch_size=8, max_length=128, token_budget=300)
+    found = plan(data, config)
+    tokenizer = repaired(AutoTokenizer.from_pretrained(base))
+    pairs = training_pairs([data], tokenizer, config, tmp_path / "tokens")
+    order = LengthGrouped(pairs.mixture, config.seed, pairs.lengths[:, :2].max(axis=1), 8).rows()
+    collate = StepCollator(300, tokenizer.pad_token_id, packed=False, causal=False)
+    rows = [
+        part.rows
+        for start in range(0, 70, 8)
+        for part in collate([pairs[int(i)] for i in order[start : start + 8]]).parts
+    ]
+    assert found.forwards == len(rows) > found.steps
+    assert found.tokens == sum(row.input_ids.numel() for row in rows)
+    assert found.tokens_apart < found.tokens < found.tokens_padded
+
+
+@pytest.mark.parametrize("config", [DebertaConfig, DebertaV2Config])
+def test_an_architecture_whose_activations_cannot_be_counted_has_a_plan_all_the_same(
+    outline: Callable[[Any], str], universal: Write, conversations: Rows, config: Any
+) -> None:
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    base = outline(config(vocab_size=300, pos_att_type=["p2c", "c2p"], relative_attention=True, **small))
+    found = plan(universal(conversations(8)), RewardConfig(base, max_length=128))
+    assert found.activations_bytes is None
+    assert "no estimate for activations" in found.lines()[-1]
+    assert found.steps == 1
 
 
 def test_checkpointing_and_bfloat16_take_less_memory(tiny: str, universal: Write, conversations: Rows) -> None:

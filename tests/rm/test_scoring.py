@@ -21,7 +21,7 @@ import pytest
 import rm.shares
 from labeling.errors import DataError, WeakprefWarning
 from labeling.pairs import Pairs
-from labeling.parts import part_folder
+from labeling.parts import part_folder, remove_parts
 from rm.batches import batches
 from rm.handoff import save
 from rm.model import RewardModel, load_base, score
@@ -174,6 +174,42 @@ def test_parts_of_another_run_are_refused(decoder: Path, files: Path, conversati
         score_to(decoder, as_pairs(conversations(3)), out, SMALL)
     with pytest.raises(DataError, match=r"holds a run with other bf16"):
         score_to(decoder, pairs_of(files), out, Scoring(tokens=256, chunk=4, bf16=True))
+
+
+def test_a_model_that_is_not_there_or_broken_claims_nothing(decoder: Path, files: Path) -> None:
+    out = files / "rewards.parquet"
+    with pytest.raises(DataError, match="decodr does not exist"):
+        score_to(files / "decodr", pairs_of(files), out, SMALL)
+    assert not part_folder(out).exists()
+    broken = RewardModel.load(decoder)
+    broken.model.score.weight.data[:] = np.nan
+    save(broken, files / "broken")
+    with pytest.raises(DataError, match=r"broken: the reward of a response to '.*' is nan \(4 of 4 are like it\)"):
+        score_to(files / "broken", pairs_of(files), out, SMALL)
+    assert not list(part_folder(out).glob("*.parquet"))
+    shutil.rmtree(part_folder(out))
+    score_to(decoder, pairs_of(files), out, SMALL)
+    assert np.isfinite(pq.read_table(out)["r_a"].to_numpy()).all()
+
+
+def test_parts_lose_their_name_before_they_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a kill could leave parts without the name of the run they are of, which another run would take for its own."""
+
+    def killed(path: Path, **_: object) -> None:
+        if path.exists():
+            raise KeyboardInterrupt
+
+    parts = part_folder(tmp_path / "out")
+    parts.mkdir()
+    (parts / "000000.parquet").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_parts(parts)
+    assert not parts.exists()
+    parts.mkdir()  # the next run's
+    remove_parts(parts)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

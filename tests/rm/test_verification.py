@@ -24,6 +24,7 @@ from rm.trainer import is_head
 from rm.verification import Checked, verify
 
 Rows = Callable[[int], list[tuple[list[dict[str, str]], str, str]]]
+ROOT = Path(__file__).resolve().parents[2]
 TRANSFORMERS = ("transformers", "transformers pipeline", "TRL GRPO, RLOO", "TRL RewardTrainer", "rewardbench")
 pytestmark = [pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")]
 
@@ -209,3 +210,18 @@ def test_a_consumer_that_raises_is_a_failed_row_and_the_others_are_asked(
     assert not any(one.failed for name, one in checked.items() if name != "rewardbench")
     assert checked["OpenRLHF"].difference is not None
     assert re.search(r"rewardbench .* failed .*TypeError: got an unexpected keyword", result.text())
+
+
+def test_another_python_is_given_nothing_of_this_environment(
+    qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where weakpref is installed from a wheel, all of its environment lies beside it."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    other = tmp_path / "python"
+    other.write_text(f'#!/bin/sh\necho "told {qwen3.name}: PYTHONPATH [$PYTHONPATH], $1" >&2\nexit 1\n')
+    other.chmod(0o755)
+    checked = {one.consumer: one for one in verify(qwen3, vllm_python=str(other)).checked}
+    said = checked["vLLM, verl"].reason
+    assert "PYTHONPATH [], " in said
+    assert said.endswith("/vllm_text.py")
+    assert str(ROOT) not in said

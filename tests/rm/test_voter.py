@@ -14,8 +14,9 @@ from labeling import LabelModel, apply, read_votes, scoring_function, write_vote
 from labeling.errors import VotesError, WeakprefWarning
 from labeling.pairs import Pairs, prompt_id
 from rm import RewardVoter, score
-from rm.handoff import TRAIN_PROMPTS, save
+from rm.handoff import save
 from rm.model import RewardModel, load_base
+from rm.provenance import TRAIN_PROMPTS
 
 Rows = Callable[[int], list[tuple[list[dict[str, str]], str, str]]]
 AsPairs = Callable[..., Pairs]

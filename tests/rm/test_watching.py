@@ -20,10 +20,9 @@ from rm.arguments import TENSORBOARD, tensorboard_folder
 from rm.config import RewardConfig
 from rm.data import conversations as turns_of
 from rm.data import read_rows
-from rm.evaluation import hashes
-from rm.handoff import STOPPING_PROMPTS
 from rm.held_out import check_apart, figures, split
 from rm.model import RewardModel
+from rm.provenance import STOPPING_PROMPTS, hashes
 from rm.steps import PaddedRows, Part
 from rm.trainer import PairTrainer, train
 from rm.watching import Window, said
