@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -82,7 +83,14 @@ def forked(files: Path, model: Path, out: Path, pause: float = 0, **env: str) ->
     def work() -> None:
         os.environ.update(env)
         whole = rm.shares.score_part
-        rm.shares.score_part = lambda *args: (whole(*args), time.sleep(pause))  # type: ignore[assignment]
+
+        def slowly(*args: Any) -> None:
+            whole(*args)
+            with (files / f"by-{os.environ.get('RANK', '0')}").open("a") as log:
+                log.write(f"{args[2].name}\n")
+            time.sleep(pause)
+
+        rm.shares.score_part = slowly
         score_to(model, pairs_of(files), out, SMALL)
         os._exit(0)
 
@@ -272,6 +280,9 @@ def test_the_processes_that_torchrun_starts_share_the_work(decoder: Path, files:
         process.join()
     assert [process.exitcode for process in ranks] == [0, 0]
     assert (files / "one.parquet").read_bytes() == (files / "shared.parquet").read_bytes()
+    done = [(files / f"by-{i}").read_text().split() for i in range(2)]
+    assert abs(len(done[0]) - len(done[1])) <= 1
+    assert not set(done[0]) & set(done[1])
 
 
 def test_torchrun_and_processes_do_not_mix(decoder: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:

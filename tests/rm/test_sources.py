@@ -61,7 +61,7 @@ def test_gold_that_is_to_weigh_more_but_is_not_there_is_an_error(
 
 
 def test_sets_follow_one_another_and_are_sampled_by_their_share(
-    universal: Write, conversations: Rows, tokenised: Tokenised
+    universal: Write, conversations: Rows, tokenised: Tokenised, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = conversations(9)
     first, second = universal(rows[:6], "first.parquet"), universal(rows[6:], "second.parquet")
@@ -71,6 +71,10 @@ def test_sets_follow_one_another_and_are_sampled_by_their_share(
         assert pairs[i]["chosen"].tolist() == whole[i]["chosen"].tolist()
     np.testing.assert_array_equal(pairs.lengths, whole.lengths)
     assert len(pairs.sample()) == 18
+    monkeypatch.setattr("rm.sources.SAMPLE", 4)
+    drawn = {turns[0]["content"] for turns in pairs.sample()}
+    of_first = drawn & {row[0][0]["content"] for row in rows[:6]}
+    assert (len(of_first), len(drawn)) == (1, 4)
     assert set(input_hashes([first, second])) == {"first.parquet/first.parquet", "second.parquet/second.parquet"}
 
 
