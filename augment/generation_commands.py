@@ -29,6 +29,7 @@ from labeling.layouts import MESSAGES, TEXT, is_number, plain
 from labeling.llm import Conversation, Sampling, fitting
 from labeling.pairs import MESSAGES as MESSAGES_TYPE
 from labeling.pairs import prompt_text
+from labeling.read import read_pairs
 from labeling.sources import open_source
 from rm.options import option
 
@@ -53,7 +54,7 @@ class Prompting:
             counts |= {"same": found.n_same, "near_duplicates": found.n_near}
             prompts, texts = list(compress(prompts, found.keep)), list(compress(texts, found.keep))
         if self.held_out is not None:
-            held_out = [prompt_text(prompt) for prompt in read_prompts(str(self.held_out))]
+            held_out = [prompt_text(prompt) for prompt in _held_out(str(self.held_out))]
             overlap = contamination(texts, held_out)
             overlap.check(self.max_overlap)
             counts["contamination"] = overlap.report(self.max_overlap)
@@ -186,6 +187,14 @@ def read_prompts(path: str) -> list[Conversation]:
         raise DataError(f"{path}: some prompts are null or no valid text; expected one in every row: leave these out")
     values = plain(found.table["prompt"]).to_pylist()
     return [[{"role": "user", "content": value}] if isinstance(value, str) else value for value in values]
+
+
+def _held_out(path: str) -> list[Conversation]:
+    """Return the prompts of a file of prompts, or of pairs in any layout that `read_pairs` knows."""
+    if "prompt" in open_source(path).table.column_names:
+        return read_prompts(path)
+    found: list[Conversation] = read_pairs(path, on_bad_rows="drop").table["prompt"].to_pylist()
+    return found
 
 
 def _score(table: pa.Table, name: str, path: Path) -> npt.NDArray[np.float64]:

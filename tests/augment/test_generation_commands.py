@@ -70,6 +70,9 @@ def test_prompts_that_stand_in_an_evaluation_are_refused(folder, fails):
     asked = ["generate", "same.parquet", "-o", "out.parquet", "--model", "smollm2"]
     pq.write_table(pa.table({"prompt": [text, "Other."]}), "held_out.parquet")
     assert "held-out" in fails(*asked, "--held-out", "held_out.parquet")
+    turns = [[{"role": "user", "content": text}, {"role": "assistant", "content": said}] for said in ("Yes.", "No.")]
+    pq.write_table(pa.table({"chosen": [turns[0]], "rejected": [turns[1]]}), "pairs_held_out.parquet")
+    assert "held-out" in fails(*asked, "--held-out", "pairs_held_out.parquet")  # the prompt is in the conversations
 
 
 @pytest.mark.slow
