@@ -72,7 +72,10 @@ def compare(path: Path, out: Path | None, names: Sequence[str], n_folds: int, co
     votes, gold = read_votes(path)
     models = {name: MODELS[name] for name in names if name != "majority"}
     table = compare_models(votes, gold, models, n_folds)
-    n_gold = 0 if gold is None else int((~np.isnan(gold)).sum())
+    known = np.zeros(len(votes), dtype=np.bool_) if gold is None else ~np.isnan(gold)
+    n_gold = int(known.sum())
+    if votes.groups is not None:
+        n_folds = min(n_folds, len(np.unique(votes.groups[known])))  # at most one a group
     print_comparison(console, f"{path.name}: {n_gold} gold pairs, cross-fitted in {n_folds} folds", table)
     best = table.iloc[0]
     if out is not None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from labeling.metrics import accuracy, ece, interval, log_loss
+from labeling.figures import measure
+from labeling.metrics import accuracy, ece, log_loss
 from labeling.summary import wilson
 
 FloatArray = npt.NDArray[np.float64]
 
 RESAMPLES = 400
 """Draws of the bootstrap behind an interval."""
+ENDS = ("", "_low", "_high")
+"""A figure, and the ends of its interval."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,12 @@ class Calibration:
 
     def figures(self) -> dict[str, float | int]:
         """Return the figures with 95 % intervals that take whole groups as the units drawn."""
-        values: dict[str, float | int] = {"n_gold": self.n_gold}
-        for name, metric in (("accuracy", accuracy), ("log_loss", log_loss), ("ece", ece)):
-            low, high = interval(metric, self.p_a, self.gold, self.groups, resamples=RESAMPLES)
-            low, high = max(low, 0.0), high if name == "log_loss" else min(high, 1.0)  # NaN stays NaN
-            if name == "accuracy":
-                low, high = self._at_least_wilson(low, high)
-            values |= {name: metric(self.p_a, self.gold), f"{name}_low": low, f"{name}_high": high}
-        return values
+        found = asdict(measure(self.p_a, self.gold, self.groups, resamples=RESAMPLES))
+        found["accuracy_low"], found["accuracy_high"] = self._at_least_wilson(
+            found["accuracy_low"], found["accuracy_high"]
+        )
+        names = ("accuracy", "log_loss", "ece")
+        return {"n_gold": self.n_gold} | {f"{name}{end}": found[f"{name}{end}"] for name in names for end in ENDS}
 
     def _at_least_wilson(self, low: float, high: float) -> tuple[float, float]:
         """Return an interval of the accuracy no narrower than Wilson's: none of a few pairs wrong does not mean 1."""

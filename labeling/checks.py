@@ -27,12 +27,7 @@ def checked_gold(gold: npt.ArrayLike | None, votes: VoteMatrix) -> FloatArray:
     values = np.full(n, np.nan) if gold is None else np.asarray(gold, dtype=np.float64)
     if values.shape != (n,):
         raise GoldError(f"gold has shape {values.shape}, expected ({n},): one a row of votes, NaN = unlabelled")
-    bad = np.flatnonzero((values < 0) | (values > 1))
-    if len(bad):
-        raise GoldError(
-            f"gold is {values[bad[0]]} in row {bad[0]} ({len(bad)} such rows), expected P(A preferred) in [0, 1]; "
-            f"NaN where unlabelled"
-        )
+    check_range(values)
     decided = values[~np.isnan(values) & (values != 0.5)]
     if len(decided) and (np.all(decided > 0.5) or np.all(decided < 0.5)):
         raise GoldError(
@@ -41,6 +36,16 @@ def checked_gold(gold: npt.ArrayLike | None, votes: VoteMatrix) -> FloatArray:
             f"chosen/rejected data), label more pairs, or fit without gold"
         )
     return values
+
+
+def check_range(gold: FloatArray, first_row: int = 0) -> None:
+    """Raise GoldError if gold (n,) of rows from `first_row` on is neither in [0, 1] nor NaN."""
+    bad = np.flatnonzero((gold < 0) | (gold > 1))
+    if len(bad):
+        raise GoldError(
+            f"gold is {gold[bad[0]]} in row {first_row + bad[0]} ({len(bad)} such rows), expected P(A preferred) in "
+            "[0, 1]; NaN where unlabelled"
+        )
 
 
 def needed_gold(gold: npt.ArrayLike | None, votes: VoteMatrix, model: str) -> FloatArray:

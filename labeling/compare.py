@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -16,10 +16,12 @@ import pandas as pd
 
 from labeling.checks import checked_gold
 from labeling.errors import DataError, GoldError, WeakprefError, WeakprefWarning
+from labeling.figures import measure, row_log_loss
 from labeling.folds import group_folds
 from labeling.majority import MajorityVote
-from labeling.metrics import accuracy, brier, ece, interval, log_loss
+from labeling.metrics import log_loss
 from labeling.protocol import Merger
+from labeling.resampling import intervals
 from labeling.votes import VoteMatrix
 
 FloatArray = npt.NDArray[np.float64]
@@ -29,7 +31,7 @@ MIN_GOLD = 10
 """Fewest gold pairs that are no tie to compare on."""
 RESAMPLES = 400
 """Draws of an interval."""
-METRICS = {"accuracy": accuracy, "log_loss": log_loss, "ece": ece, "brier": brier}
+METRICS = ("accuracy", "log_loss", "ece", "brier")
 SHARE_OF_VOTES, BEST_VOTER = "share of votes", "best single voter"
 
 
@@ -179,29 +181,14 @@ def _notes() -> Iterator[list[str]]:
 
 def _row(scored: _Scored, best: _Scored, gold: FloatArray, groups: npt.NDArray[np.str_]) -> dict[str, float | str]:
     row: dict[str, float | str] = {}
-    for name, metric in METRICS.items():
-        top = math.inf if name == "log_loss" else 1.0
-        low, high = np.clip(interval(metric, scored.p_a, gold, groups, resamples=RESAMPLES), 0.0, top).tolist()
-        value = metric(scored.p_a, gold)
-        # Resampling makes every ECE larger: where all draws lie above the figure, the figure is the lower end.
-        row |= {name: value, f"{name}_low": min(low, value), f"{name}_high": high}
-    gap = _losses(scored.p_a, gold) - _losses(best.p_a, gold)
-    low, high = _mean_interval(gap, groups)
-    row |= {"behind": float(gap.mean()), "behind_low": low, "behind_high": high}
+    found = asdict(measure(scored.p_a, gold, groups, resamples=RESAMPLES))
+    for name in METRICS:
+        row |= {f"{name}{end}": found[f"{name}{end}"] for end in ("", "_low", "_high")}
+    gap = row_log_loss(scored.p_a, gold) - row_log_loss(best.p_a, gold)
+    parts = np.column_stack([gap, np.ones(len(gap))])
+    [[low, high]] = intervals(parts, lambda sums: sums[:, :1] / sums[:, 1:], groups, resamples=RESAMPLES)
+    row |= {"behind": float(gap.mean()), "behind_low": float(low), "behind_high": float(high)}
     return row | {"seconds": scored.seconds, "note": scored.note}
-
-
-def _losses(p_a: FloatArray, gold: FloatArray) -> FloatArray:
-    """Return the log-loss of each pair, shape (n,)."""
-    return np.array([log_loss(p_a[i : i + 1], gold[i : i + 1]) for i in range(len(gold))])
-
-
-def _mean_interval(values: FloatArray, groups: npt.NDArray[np.str_]) -> tuple[float, float]:
-    """Return the 95 % interval over groups of the mean of any values (n,)."""
-    least, width = float(values.min()), float(np.ptp(values)) or 1.0
-    scaled = (values - least) / width  # `interval` takes probabilities
-    low, high = interval(lambda p, _: float(p.mean()), scaled, np.ones(len(values)), groups, resamples=RESAMPLES)
-    return least + width * low, least + width * high
 
 
 def _text(row: pd.Series, column: str) -> str:

@@ -6,6 +6,7 @@ carries no information and the same two responses always stand in the same order
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -31,6 +32,9 @@ SCORES = (
 )
 """Columns of graded scores: where the two are equal, the pair is a tie. Otherwise the columns' names decide."""
 
+NAME_CHARS = 256
+"""Longest name of a group that is kept as it is: only whether two are the same matters."""
+
 VERDICTS = {"A>B": 1.0, "B>A": 0.0, "A=B": 0.5}
 HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -51,15 +55,27 @@ def _cast(table: pa.Table, name: str) -> pa.ChunkedArray:
     wanted = SCHEMA.field(name).type
     if name not in table.column_names:
         return pa.chunked_array([pa.nulls(table.num_rows, wanted)])
-    column = table[name].cast(wanted)
+    column = table[name].cast(wanted, safe=False)  # numbers beyond a double's digits are rounded, then found too large
     if name == "gold":
         return pc.if_else(pc.is_nan(column), None, column)
     if name == "annotator_votes" and pc.any(pc.is_nan(pc.list_flatten(column))).as_py():
         lists = [votes and [None if v != v else v for v in votes] for votes in column.to_pylist()]
         return pa.chunked_array([pa.array(lists, wanted)])
     if name in ("group", "source"):
-        return pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), ""), None, column)
-    return column
+        column = pc.if_else(pc.equal(pc.utf8_trim_whitespace(column), ""), None, column)
+    return _short(column) if name == "group" else column
+
+
+def _short(groups: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return names of groups, those of more than `NAME_CHARS` characters hashed: as wide as the longest are all."""
+    long = pc.greater(pc.utf8_length(groups), NAME_CHARS)
+    if not pc.any(long).as_py():
+        return groups
+    texts = [
+        hashlib.blake2b(text.encode(), digest_size=16).hexdigest() if is_long else text
+        for text, is_long in zip(groups.to_pylist(), long.to_pylist(), strict=True)
+    ]
+    return pa.chunked_array([pa.array(texts, pa.string())])
 
 
 def _as_messages(prompt: pa.ChunkedArray) -> pa.ChunkedArray:

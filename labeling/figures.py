@@ -65,6 +65,8 @@ def measure(
     spans[0] = widened(float(spans[0, 0]), float(spans[0, 1]), right, decided)
     for name, (low, high) in zip(METRICS, spans, strict=True):
         most = np.inf if name == "log_loss" else 1.0
+        if name == "ece":  # drawing again makes every ECE larger: where all draws lie above it, it is the lower end
+            low = np.minimum(low, values[name])
         values |= {f"{name}_low": float(np.maximum(low, 0.0)), f"{name}_high": float(np.minimum(high, most))}
     return Figures(n=len(q), n_ties=int((q == 0.5).sum()), **values)
 

@@ -185,8 +185,8 @@ class CachedEngine:
                     wanted[key] = (row, column)
                 else:
                     known[key] = value
+                    self.hits += 1
         self.misses += len(wanted)
-        self.hits += len(places) - len(wanted)
         return list(wanted.values())
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labeling.errors import GoldError
+from labeling.summary import wilson
 
 FloatArray = npt.NDArray[np.float64]
 Metric = Callable[[FloatArray, FloatArray], float]
@@ -144,10 +145,8 @@ def widened(low: float, high: float, right: FloatArray, n: FloatArray) -> tuple[
     g = len(n)
     if low != low or dissenters >= min(FEW_DISSENTERS, g / 2):
         return low, high
-    z, share = 1.959963984540054, float(right.sum() / n.sum())
-    middle = (share + z**2 / (2 * g)) / (1 + z**2 / g)
-    half = z / (1 + z**2 / g) * float(np.sqrt(share * (1 - share) / g + z**2 / (4 * g**2)))
-    return min(low, middle - half), max(high, middle + half)
+    least, most = wilson(float(right.sum() / n.sum()) * g, g)
+    return min(low, least), max(high, most)
 
 
 def _of_accuracy(

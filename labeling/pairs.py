@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from labeling.errors import GoldError
+from labeling.errors import DataError, GoldError
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
@@ -164,9 +164,14 @@ class Pairs:
         return frame
 
     def take(self, rows: npt.ArrayLike) -> Pairs:
-        """Return the pairs at the given row numbers, or where a boolean mask (n,) is true."""
+        """Return the pairs at the given row numbers, or where a boolean mask (n,) is true.
+
+        Raises DataError for a mask of another shape.
+        """
         index = np.asarray(rows)
         if index.dtype == np.bool_:
+            if index.shape != (len(self),):
+                raise DataError(f"a mask has shape {index.shape}; expected ({len(self)},), one a pair")
             index = np.flatnonzero(index)
         return Pairs(_take(self.table, index.astype(np.int64)), {})
 

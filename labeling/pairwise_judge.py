@@ -106,7 +106,8 @@ class PairwiseJudge:
     def _followed(self, prompt: Conversation, reasoning: str) -> Conversation:
         """Return a prompt, what the model reasoned and the question for its verdict."""
         ask = self._template({}, {"criterion": self.criterion, "stage": "verdict"})
-        return [*prompt, {"role": "assistant", "content": reasoning}, *ask]
+        text = reasoning.encode("utf-8", "replace").decode()  # a lone surrogate can neither be sent nor hashed
+        return [*prompt, {"role": "assistant", "content": text}, *ask]
 
     def _most_tokens(self) -> int:
         """Return the most tokens of a prompt, such that reasoning, the question for the verdict and it fit as well."""

@@ -148,7 +148,8 @@ def parse_score(text: str) -> int | None:
 
 def compare_scores(scores: FloatArray, too_long: npt.NDArray[np.bool_]) -> tuple[Votes, FloatArray, dict[str, int]]:
     """Return votes, margins and reasons to abstain from the scores of A and B, shape (n, 2)."""
-    margins = scores[:, 0] - scores[:, 1]
+    # Weighted means of the same grades can differ by rounding, which is no preference.
+    margins = np.round(scores[:, 0] - scores[:, 1], 9) + 0.0
     abstained = {
         "too_long": int(too_long.sum()),
         "no_score": int((np.isnan(margins) & ~too_long).sum()),

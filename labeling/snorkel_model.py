@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from labeling.checks import check_voters
 from labeling.errors import VotesError
 from labeling.votes import VoteMatrix
 
@@ -22,6 +23,9 @@ class SnorkelLabelModel:
     Cardinality 2, balance 0.5 / 0.5, 100 epochs, learning rate 0.01, l2 0.5, seed 123. It reads votes only: margins and
     gold labels are ignored, as in the paper. Snorkel applies l2 twice: as a centred penalty and as Adam's weight decay.
     """
+
+    names_: tuple[str, ...] = ()
+    """The voters it was fitted on."""
 
     def __init__(self, n_epochs: int = 100, learning_rate: float = 0.01, l2: float = 0.5, seed: int = 123) -> None:
         self.n_epochs = n_epochs
@@ -53,11 +57,7 @@ class SnorkelLabelModel:
 
     def posterior(self, votes: VoteMatrix) -> FloatArray:
         """Return P(A preferred), shape (n,), in [0, 1]; 0.5 where nobody votes."""
-        if votes.names != self.names_:
-            raise VotesError(
-                f"the model was fitted on the voters {', '.join(self.names_)}, found {', '.join(votes.names)}; "
-                f"apply the same voters, in this order (votes.select)"
-            )
+        check_voters(self.names_, votes)
         p_a = np.asarray(self.model_.predict_proba(votes.to_snorkel())[:, 0], dtype=np.float64)
         silent = (votes.signs == 0).all(axis=1)
         return np.where(silent, 0.5, p_a)

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from labeling import hub
 from labeling.errors import DataError
+from labeling.layouts import COLUMNS
 from labeling.readers import reader
 from labeling.rows import BadRow
 from labeling.values import from_values, one_line
@@ -103,6 +104,9 @@ def _from_pandas(frame: pd.DataFrame) -> Source:
     values: dict[str, Any] = {}
     for name in frame.columns:
         series = frame[name]
+        if name not in COLUMNS:
+            values[name] = None  # only its name matters
+            continue
         values[name] = series.tolist() if series.dtype == object else pa.array(series, from_pandas=True)
     table, bad = from_values(values, len(frame), "DataFrame")
     return Source(table, "DataFrame", "", bad)

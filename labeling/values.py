@@ -26,19 +26,18 @@ def from_values(columns: Mapping[str, Any], n: int, label: str) -> tuple[pa.Tabl
         try:
             made[name] = pa.array(values, from_pandas=True)
         except UnicodeEncodeError:
-            broken = [i for i, value in enumerate(values) if not _encodes(value)]
-            bad += [BadRow(i, name, NO_TEXT) for i in broken]
-            readable = [None if i in set(broken) else value for i, value in enumerate(values)]
+            readable = [value if _encodes(value) else None for value in values]
+            bad += [BadRow(i, name, NO_TEXT) for i, value in enumerate(values) if value is not None is readable[i]]
             made[name] = _as_array(readable, name, label)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             made[name] = _as_array(values, name, label)
     return pa.table(made), bad
 
 
 def _as_array(values: Sequence[Any], name: str, label: str) -> pa.Array:
     try:
-        return pa.array(values, from_pandas=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        return pa.array(_within_64_bits(values), from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         kinds: dict[str, int] = {}
         for i, value in enumerate(values):
             if value is not None:
@@ -47,6 +46,13 @@ def _as_array(values: Sequence[Any], name: str, label: str) -> pa.Array:
         raise DataError(
             f"{label}: column {name} must hold values of one kind, found {found}: {one_line(error)}; make them alike"
         ) from None
+
+
+def _within_64_bits(values: Sequence[Any]) -> Sequence[Any]:
+    """Return values with whole numbers as text where one has more than 63 bits, as hashes have; else as they are."""
+    if not any(isinstance(value, int) and abs(value) >= 1 << 63 for value in values):
+        return values
+    return [str(value) if isinstance(value, int) else value for value in values]
 
 
 def _encodes(value: Any) -> bool:

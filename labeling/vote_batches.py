@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from labeling.checks import checked_gold
+from labeling.checks import check_range, checked_gold
 from labeling.errors import GoldError
 from labeling.votes import VoteMatrix, read_votes_in_batches
 
@@ -32,6 +32,8 @@ def vote_batches(votes: Votes, gold: npt.ArrayLike | None) -> Iterator[tuple[Vot
         part = own if labels is None else labels[start : start + len(batch)]
         if labels is not None and start + len(batch) > labels.size:
             raise GoldError(f"gold has shape {labels.shape}, expected one label for each of more than {start} rows")
+        if part is not None:
+            check_range(part, start)
         start += len(batch)
         yield batch, np.full(len(batch), np.nan) if part is None else part
     if labels is not None and labels.shape != (start,):

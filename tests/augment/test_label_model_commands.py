@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from augment.cli import main
 from augment.commands import MODELS
+from labeling import read_votes, write_votes
 
 
 @pytest.fixture
@@ -63,6 +66,17 @@ def test_all_label_models_are_compared_side_by_side(folder, capsys, monkeypatch,
     manifest = json.loads(Path("compare.json.manifest.json").read_text())
     assert manifest["command"] == "compare"
     assert manifest["counts"] == {"gold": 40, "pairs": 60}
+
+
+def test_a_comparison_names_the_folds_there_are(folder, capsys, voted):
+    voted()
+    votes, gold = read_votes("votes.parquet")
+    some = votes.take(range(30))
+    write_votes("votes.parquet", replace(some, groups=np.array([f"{i % 3}" for i in range(30)])), gold[:30])
+    capsys.readouterr()
+    assert main(["compare", "votes.parquet", "--models", "one-coin", "--folds", "50", "--out", "compare.json"]) == 0
+    assert "cross-fitted in 3 folds" in capsys.readouterr().out
+    assert json.loads(Path("compare.json").read_text())["folds"] == 3
 
 
 def test_chosen_label_models_are_compared_without_writing(folder, capsys, voted):

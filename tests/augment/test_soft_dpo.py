@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
-from augment.dpo import PolicyConfig, SoftPairs, arguments, token_pairs
+from augment.dpo import PolicyConfig, SoftPairs, token_pairs, told
 from augment.policies import load_policy, quiet_trl
 from augment.soft_dpo import soft_dpo_trainer
 from labeling.errors import DataError
@@ -38,7 +38,7 @@ def build(policy_folder, other_policy_folder, tmp_path_factory):
             trainer = kind(
                 policy.network,
                 ref_model=reference.network,
-                args=DPOConfig(**arguments(config, str(tmp_path_factory.mktemp("run"))), beta=BETA, **options),
+                args=told(DPOConfig, config, str(tmp_path_factory.mktemp("run")), beta=BETA, **options),
                 train_dataset=dataset,
                 processing_class=policy.tokenizer,
             )

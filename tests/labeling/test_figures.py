@@ -70,3 +70,11 @@ def test_an_interval_of_a_mean_is_that_of_the_central_limit():
     low, high = intervals(parts, lambda sums: sums[:, :1] / sums[:, 1:], np.arange(4000))[0]
     assert (high - low) / 2 == pytest.approx(1.96 / np.sqrt(4000), rel=0.1)
     assert group_sums(parts, np.arange(4000) // 2000)[:, 1].tolist() == [2000, 2000]
+
+
+def test_the_ece_is_never_outside_its_interval():
+    rng = np.random.default_rng(0)
+    for seed in range(30):
+        p = rng.uniform(0.02, 0.98, 120)
+        figures = measure(p, (rng.random(120) < p).astype(float), seed=seed, resamples=200)
+        assert figures.ece_low <= figures.ece <= figures.ece_high

@@ -77,6 +77,7 @@ def test_a_long_stream_is_learned_from_in_bounded_memory(simulate):
         ([], None, VotesError, "nothing to learn from: no batch of votes holds a row"),
         ([10, 10], [1.0, 0.0], GoldError, r"gold has shape \(2,\), expected one label for each"),
         ([10], [1.0] * 11, GoldError, r"gold has shape \(11,\), expected \(10,\)"),
+        ([10, 10], [np.nan] * 14 + [2.0] * 6, GoldError, r"gold is 2.0 in row 14 \(6 such rows\)"),
     ],
 )
 def test_a_stream_that_cannot_be_learned_from_is_refused(batches, gold, error, words, simulate):

@@ -294,3 +294,10 @@ def test_on_real_arguments_the_label_model_beats_majority_and_snorkel_in_log_los
         theirs = rival.fit(votes).posterior(votes)[hidden]
         assert log_loss(ours, pairs.gold[hidden]) < log_loss(theirs, pairs.gold[hidden]) - 0.02
     assert ece(ours, pairs.gold[hidden]) < 0.06
+
+
+@pytest.mark.parametrize("model", [SnorkelLabelModel, LabelModel])
+def test_a_model_that_was_not_fitted_says_so(model):
+    votes = VoteMatrix.of(np.zeros((2, 3), dtype=np.int8), ["a", "b", "c"])
+    with pytest.raises(VotesError, match="was not fitted; call fit"):
+        model().posterior(votes)

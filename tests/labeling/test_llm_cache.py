@@ -69,6 +69,9 @@ def test_answers_are_those_of_the_engine_and_the_second_time_it_is_not_asked(tmp
         np.testing.assert_array_equal(cached.choose(PROMPTS, ["A", "B"]), RuleEngine().choose(PROMPTS, ["A", "B"]))
     assert rule.asked == 80
     assert (cached.hits, cached.misses) == (80, 80)
+    repeated = CachedEngine(RuleEngine(), tmp_path / "other")
+    repeated.choose([PROMPTS[0]] * 4, ["A", "B"])
+    assert (repeated.hits, repeated.misses) == (0, 1)  # what is asked once for four is no answer of the file
     again = CachedEngine(RuleEngine(), tmp_path / "answers")
     assert same(again.generate(PROMPTS, WARM), RuleEngine().generate(PROMPTS, WARM))
     assert (again.hits, again.misses) == (60, 0)

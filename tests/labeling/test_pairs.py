@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from labeling.errors import GoldError
+from labeling.errors import DataError, GoldError
 from labeling.pairs import SCHEMA, Pairs
 
 
@@ -44,3 +44,9 @@ def test_taking_a_row_that_is_not_there_raises(chunked: Pairs, row: int) -> None
 def test_gold_that_is_no_probability_is_refused(chunked: Pairs, gold: list[float], says: str) -> None:
     with pytest.raises(GoldError, match=says):
         chunked.with_gold(gold)
+
+
+@pytest.mark.parametrize("n", [0, 5, 11])
+def test_a_mask_of_another_length_is_refused(chunked: Pairs, n: int) -> None:
+    with pytest.raises(DataError, match=rf"a mask has shape \({n},\); expected \(10,\), one a pair"):
+        chunked.take(np.ones(n, dtype=bool))

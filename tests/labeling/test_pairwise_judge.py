@@ -18,6 +18,7 @@ from labeling.errors import DataError
 from labeling.judge_attacks import attack_report, attacked_pairs, read_attacks
 from labeling.judge_prompts import fenced, load_template, neutral
 from labeling.llm import Sampling
+from labeling.llm_cache import CachedEngine
 from labeling.pairwise_judge import PairwiseJudge
 from labeling.truncation import LEAST_CHARS, cut_middle
 from labeling.voters import Voter
@@ -95,6 +96,15 @@ def test_no_pairs_and_certain_or_missing_answers_are_no_accident(scripted, pairs
     assert verdicts.margins[0] == 30
     assert verdicts.abstained["no_answer"] == 1
     assert len(PairwiseJudge(scripted()).judge(pairs_of([]).voter_table())) == 0
+
+
+def test_half_a_character_in_what_a_model_reasons_ends_no_run(scripted, quality_pairs, tmp_path):
+    engine = scripted(scripted.by_quality(), writes=lambda texts, i: "Half an emoji \ud83d")
+    cached = CachedEngine(engine, tmp_path / "answers")
+    judge = PairwiseJudge(cached, on_flip="keep", reasoning=Sampling(n=1, temperature=0.7, max_tokens=50))
+    for _ in range(2):
+        assert np.isfinite(judge.judge(quality_pairs.voter_table()).margins).all()
+    assert [p[1]["content"] for p in engine.asked if len(p) == 3] == ["Half an emoji ?"] * 8
 
 
 def test_reasoning_is_drawn_first_and_the_verdict_averages_its_samples(scripted, quality_pairs):

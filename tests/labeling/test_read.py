@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,8 @@ def test_bytes_that_are_no_utf8_in_arrow_are_named() -> None:
 
 def test_columns_that_no_layout_uses_may_hold_anything() -> None:
     assert len(read_pairs(frame().assign(notes=["\ud800", 1, [2]]).astype(object))) == 3
+    odd = frame().assign(waves=np.array([1j, 2, 3]), zeros=pd.arrays.SparseArray([0, 0, 1]))
+    assert len(read_pairs(odd)) == 3
 
 
 def test_a_missing_column_is_named() -> None:
@@ -316,3 +319,45 @@ def test_real_judge_votes_fit_the_canonical_layout_but_for_seven_rows(shared_dat
     with pytest.warns(WeakprefWarning, match="left out 7 bad rows, kept 559 pairs"):
         pairs: Pairs = read_pairs(shared_data / "judge_votes.parquet", on_bad_rows="drop")
     assert dict(pairs.dropped) == {"duplicate pair": 5, "empty response": 1, "identical responses": 1}
+
+
+LONG = "The same long name of a group. " * 10
+
+
+@pytest.mark.parametrize(
+    ("values", "groups"),
+    [
+        ([1 << 63, 1 << 63, 5], [f"{1 << 63}", f"{1 << 63}", "5"]),
+        (["x" * 256, LONG + "a", LONG + "b"], ["x" * 256, None, None]),
+        (["x", LONG + "a", LONG + "a"], ["x", None, None]),
+    ],
+)
+def test_a_group_may_be_a_hash_or_a_text_and_takes_little_memory(tmp_path: Path, values: Any, groups: Any) -> None:
+    rows = [row | {"group": value} for row, value in zip(ROWS, values, strict=True)]
+    found = read_pairs(write_jsonl(tmp_path / "a.jsonl", [json.dumps(row) for row in rows])).groups
+    assert [name if wanted else None for name, wanted in zip(found.tolist(), groups, strict=True)] == groups
+    assert found.itemsize <= 256 * 4
+    assert (found[1] == found[2]) == (values[1] == values[2])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("gold", 1 << 60, r"column gold: label outside \[0, 1\] \(found 1.15"),
+        ("gold", 1 << 100, "column gold should hold a number"),
+        ("annotator_votes", [1 << 60], r"column annotator_votes: vote outside \[0, 1\]"),
+        ("annotator_votes", [1 << 100], "column annotator_votes must hold values of one kind"),
+    ],
+)
+def test_whole_numbers_too_large_to_be_labels_are_named(tmp_path: Path, column: str, value: Any, words: str) -> None:
+    lines = [json.dumps(row | {column: value}) for row in ROWS]
+    with pytest.raises(DataError, match=words):
+        read_pairs(write_jsonl(tmp_path / "a.jsonl", lines))
+
+
+def test_many_rows_of_broken_text_are_read_in_little_time() -> None:
+    rows = [{"prompt": f"{i}", "response_a": "\ud800" if i % 2 else "a", "response_b": "b"} for i in range(20_000)]
+    start = time.process_time()
+    with pytest.warns(WeakprefWarning, match="left out 10,?000 bad rows"):
+        assert len(read_pairs(pd.DataFrame(rows, dtype=object), on_bad_rows="drop")) == 10_000
+    assert time.process_time() - start < 20  # in the square of the rows it was minutes

@@ -200,3 +200,24 @@ def test_smollm2_grades_by_digits_and_by_samples(smollm2_quick, pairs_of):
     assert sampled.cost.sampled_tokens > 0
     np.testing.assert_array_equal(sampled.scores, again.scores)
     assert not (sampled.scores < 0).any()
+
+
+def test_equal_weighted_means_are_equal_whatever_their_rounding(pairs_of, scripted):
+    points = {"It is correct.": (5, 3), "It is complete.": (4, 4), "It is clear.": (3, 5)}
+    order = {text: i for i, text in enumerate(points)}
+
+    class Grader(scripted):
+        def choose(self, prompts, choices):
+            found = []
+            for prompt in prompts:
+                text = prompt[0]["content"]
+                grades = points[next(name for name in order if name in text)]
+                grade = grades["worse order" in text]
+                found.append([0.0 if int(choice) == grade else -1e9 for choice in choices])
+            return np.array(found)
+
+    for weights in ((1, 1, 1), (0.5, 0.3, 0.5), (7, 2, 7)):
+        judge = RubricJudge(Grader(), criteria=dict(zip(points, weights, strict=True)), sampling=None)
+        verdicts = judge.judge(pairs_of([("q", "better order", "worse order", 1.0)]).voter_table())
+        assert verdicts.abstained["equal_scores"] == 1
+        assert (verdicts.votes.tolist(), verdicts.margins.tolist()) == ([-1], [0.0])
