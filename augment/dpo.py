@@ -58,6 +58,8 @@ class PolicyConfig:
         for name in ("beta", "learning_rate", "epochs", "batch_size", "gradient_accumulation", "max_length"):
             if not getattr(self, name) > 0:
                 raise DataError(f"{name} is {getattr(self, name)}, expected a number above 0")
+        if self.seed < 0:
+            raise DataError(f"seed is {self.seed}, expected 0 or more")
         final = self.final_learning_rate
         if final is not None and not 0 <= final < self.learning_rate:
             raise DataError(

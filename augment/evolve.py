@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,11 +20,13 @@ from augment.evolve_run import Folder, claim, fingerprint
 from augment.evolve_training import members
 from augment.run_identity import known_as
 from labeling import check_disjoint
-from labeling.errors import GoldError, VotesError
+from labeling.errors import GoldError, GroupLeakError, VotesError, WeakprefWarning
 from labeling.files import write_json
-from labeling.pairs import Pairs
+from labeling.pairs import Pairs, prompt_id
 from labeling.votes import VoteMatrix
 from rm.alone import alone
+from rm.config import RewardConfig, resolve
+from rm.provenance import TRAIN_PROMPTS, hashes
 
 CONVERGED, NO_BETTER, ALL_DONE = "converged", "no better on held-out labels", "all iterations done"
 
@@ -95,9 +98,11 @@ def evolve(
     killed goes on from its last finished step if `resume`; the ledger and all labels are the same, byte for byte.
 
     Raises DataError where `out` holds something else or the pairs do not suffice, GoldError where labels do not,
-    GroupLeakError where a prompt of `test` is among them, and what training raises.
+    GroupLeakError where a prompt of `test` is among them, or among those that the base model was trained on, and what
+    training raises. Warns where the base was trained on prompts of `pairs`.
     """
     _check_test(pairs, test)
+    _check_base(options.config, pairs, test)
     ground = lay_out(pairs, options, voters, votes)
     if options.method == "ser+ws" and ground.votes is None:
         raise VotesError("ser+ws needs votes on the pairs; pass voters, or votes of judges")
@@ -134,6 +139,7 @@ def plan(
     """Return what `evolve` would do, having trained nothing and let nobody vote."""
     check_names(voter.name for voter in voters)
     _check_test(pairs, test)
+    _check_base(options.config, pairs, test)
     ground = lay_out(pairs, options, (), votes)
     counts = {name: int(getattr(ground, name).sum()) for name in ("seed", "watched", "pool")}
     c = options.config
@@ -152,6 +158,29 @@ def _check_test(pairs: Pairs, test: Pairs | None) -> None:
     check_disjoint(pairs, test)
     if np.isnan(test.gold).all():
         raise GoldError(f"none of the {len(test)} test pairs is labelled, so there is nothing to measure on")
+
+
+def _check_base(config: RewardConfig, pairs: Pairs, test: Pairs | None) -> None:
+    """Raise GroupLeakError, or warn, where the model that all trainings start from was trained on these prompts."""
+    known = hashes(Path(resolve(config.model)) / TRAIN_PROMPTS)
+    if not known:
+        return
+    for what, some in (("test", test), ("pairs", pairs)):
+        seen = () if some is None else [p for p in some.table["prompt"].to_pylist() if prompt_id(p) in known]
+        if not seen:
+            continue
+        if what == "test":
+            raise GroupLeakError(
+                f"{config.model} was trained on the prompts of {len(seen):,} test pairs, as {prompt_id(seen[0])}: "
+                "nothing can be measured on them; pass others, or start from another model"
+            )
+        warnings.warn(
+            f"{config.model}, from which every training starts, was trained on the prompts of {len(seen):,} of "
+            f"{len(pairs):,} pairs: it labels, and is watched on, what it has seen, and all figures but those on test "
+            "pairs come out too good; start from a model that has not seen them",
+            WeakprefWarning,
+            stacklevel=3,
+        )
 
 
 def _in_words(options: EvolveOptions, n: int) -> str:

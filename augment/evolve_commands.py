@@ -62,7 +62,7 @@ def evolve(
     soft_label: Annotated[str, typer.Option(help=_help("soft_label"))] = "mean",
     watch_share: Annotated[float, typer.Option(help=_help("watch_share"))] = 0.2,
     processes: Annotated[int, typer.Option(help=_help("processes"))] = 1,
-    seed: Annotated[int, typer.Option(help=_help("seed"))] = 0,
+    seed: Annotated[int, typer.Option(help=_help("seed"), min=0)] = 0,
     resume: Annotated[bool, typer.Option(help="Go on with the run in OUT from its last finished step.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would be trained on what, and stop.")] = False,
     layout: Annotated[str | None, typer.Option(help="Layout of the file, where its columns fit two.")] = None,

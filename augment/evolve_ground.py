@@ -18,6 +18,7 @@ from labeling import apply, gold_sample, heuristics, split_by_group
 from labeling.errors import DataError, GoldError, VotesError, WeakprefWarning
 from labeling.heuristics import Heuristic
 from labeling.pairs import Pairs
+from labeling.split import joined_groups
 from labeling.votes import VoteMatrix
 
 BoolArray = npt.NDArray[np.bool_]
@@ -27,12 +28,14 @@ def lay_out(pairs: Pairs, options: EvolveOptions, voters: Iterable[Any] | None, 
     """Return the ground of a loop: `options.gold` labels visible, part of them watched unless the method cross-fits.
 
     Only ser+ws lets `voters` vote (None: the built-in heuristics, but those among `votes`) and takes `votes` of the
-    same pairs, in any order. Raises GoldError without a visible label that is no tie, for ser+ws without one for A and
-    one for B, DataError without a pair to label, for repeated pairs, where ser+ws has one group only, and where SER
-    would want more pairs than there are, RowError for a prompt that cannot be answered, VotesError for pairs without
-    votes. Warns where the visible labels are of one group, so that nothing judges the labels of the loop.
+    same pairs, in any order. Groups that share a prompt are joined. Raises GoldError without a visible label that is no
+    tie, for ser+ws without one for A and one for B, DataError without a pair to label, for repeated pairs, where ser+ws
+    has one group only, and where SER would want more pairs than there are, RowError for a prompt that cannot be
+    answered, VotesError for pairs without votes. Warns where the visible labels, or those watched, are of one group, so
+    that nothing judges the labels of the loop.
     """
     check_answerable(pairs)
+    pairs = pairs.with_groups(joined_groups(pairs))
     if len(np.unique(pairs.pair_ids)) < len(pairs):
         raise DataError("some pairs occur more than once; expected unique pairs: read them with on_bad_rows='drop'")
     visible = ~np.isnan(pairs.gold)
@@ -106,6 +109,8 @@ def _watched(pairs: Pairs, visible: BoolArray, options: EvolveOptions) -> BoolAr
     if not (visible & ~chosen & (pairs.gold != 0.5)).any():
         _warn_unjudged("without those there would be none to train on")
         return none
+    if len(np.unique(pairs.groups[chosen])) < 2:
+        _warn_unjudged(f"the {chosen.sum()} that are watched are of one group")
     return chosen
 
 

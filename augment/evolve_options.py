@@ -86,7 +86,7 @@ class EvolveOptions:
         unknown = [name for name in self.controls if name not in CONTROLS]
         if unknown:
             raise DataError(f"control {unknown[0]!r} is unknown, expected some of {', '.join(CONTROLS)}")
-        for name, least in (("iterations", 1), ("folds", 2), ("members", 2), ("processes", 1)):
+        for name, least in (("iterations", 1), ("folds", 2), ("members", 2), ("processes", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise DataError(f"{name} is {getattr(self, name)}, expected {least} or more")
         if not 0 <= self.watch_share < 1:

@@ -47,6 +47,10 @@ class Folder:
         self.done += 1
         if not path.exists() and self.console is not None:
             self.console.print(f"[{self.done}/{self.planned}] {what}", markup=False, highlight=False, soft_wrap=True)
+        if path.exists():  # killed just before they were deleted
+            from rm.run_folder import checkpoint_folder
+
+            shutil.rmtree(checkpoint_folder(path), ignore_errors=True)
         return self.once(path, make)
 
     def rows(self) -> list[dict[str, Any]]:

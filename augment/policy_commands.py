@@ -126,10 +126,9 @@ def self_reward(
             "it into the model first (peft: merge_and_unload, then save_pretrained), and pass that as --model"
         )
     how, asked = options.settings(training), read_prompts(prompts)
-    if dry_run:
-        return "\n".join(plan(asked, how, out))
-
     known = None if gold is None else Reading(None, False)(gold)
+    if dry_run:
+        return "\n".join(plan(asked, str(model.model), how, out, known))
 
     def load(folder: Path) -> Engine:
         return on_this_machine(replace(model, model=str(folder))).load()

@@ -20,18 +20,19 @@ Anchor = Literal["pool", "seed", "margin"]
 ANCHORS: tuple[Anchor, ...] = ("pool", "seed", "margin")
 
 
-def probabilities(rewards: FloatArray, anchor: Anchor, seed: BoolArray) -> FloatArray:
+def probabilities(rewards: FloatArray, anchor: Anchor, seed: BoolArray, pool: BoolArray) -> FloatArray:
     """Return SER's p_1 and p_2 of each pair, shape (n, 2), in [0, 1], from rewards (n, 2) of responses A and B.
 
-    "pool" and "seed" are sigmoid(r_i - c), c the mean reward of the responses without and with a seed label (`seed`,
-    (n,)); "margin" is sigmoid(r_a - r_b) and its complement. Raises DataError where nothing is there to centre on.
+    "pool" and "seed" are sigmoid(r_i - c), c the mean reward of the responses to be labelled (`pool`, (n,)), or those
+    with a seed label (`seed`, (n,)); watched pairs are neither. "margin" is sigmoid(r_a - r_b) and its complement.
+    Raises DataError where nothing is there to centre on.
     """
     if anchor not in ANCHORS:
         raise DataError(f"anchor is {anchor!r}, expected one of {', '.join(ANCHORS)}")
     if anchor == "margin":
         p_a = preference(rewards)
         return np.column_stack([p_a, 1 - p_a])
-    centred_on = rewards[seed if anchor == "seed" else ~seed]
+    centred_on = rewards[seed if anchor == "seed" else pool]
     if not len(centred_on):
         raise DataError(f"no pair of the {anchor} has rewards to centre on; pass anchor='margin'")
     return sigmoid(rewards - centred_on.mean())

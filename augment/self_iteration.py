@@ -84,15 +84,14 @@ def run_iteration(
         "model": lambda: train_policy(folder, current, how.training_of(iteration), how.processes),
     }
     drop_parts(folder)
-    steps: tuple[str, ...] = STEPS
     facts: tuple[str, ...] = FACTS
     if gold is not None:
         known = gold
         makers["gold.json"] = lambda: _write_gold(folder, run, current, known, how, load, iteration)
-        steps, facts = ("gold.json", *STEPS), ("gold.json", *FACTS)
+        facts = ("gold.json", *FACTS)
     if how.new_prompts:
         facts = ("prompts.json", *facts)
-    for name in steps:
+    for name in (name for name in steps_of(how, gold) if name in makers):
         if not (folder / name).exists():
             say(f"iteration {iteration} of {how.iterations}: {name}")
             makers[name]()
@@ -101,6 +100,12 @@ def run_iteration(
     for name in facts:
         row |= json.loads((folder / name).read_text(encoding="utf-8"))
     return row
+
+
+def steps_of(how: SelfReward, gold: Pairs | None) -> tuple[str, ...]:
+    """Return the files an iteration makes, in this order; new prompts are part of the making of candidates."""
+    measured = () if gold is None else ("gold.json",)
+    return (*measured, *(("prompts.parquet",) if how.new_prompts else ()), *STEPS)
 
 
 def drop_parts(folder: Path) -> None:

@@ -80,7 +80,7 @@ class SelfReward:
                 f"method is {self.method!r} and rate {self.rate!r}; expected {' or '.join(get_args(Method))}, and one "
                 f"of {', '.join(RATES)}"
             )
-        for name, least in (("iterations", 1), ("new_prompts", 0), ("processes", 1)):
+        for name, least in (("iterations", 1), ("new_prompts", 0), ("processes", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise DataError(f"{name} is {getattr(self, name)}, expected {least} or more")
         if self.sampling(1).n < 2:
@@ -178,13 +178,24 @@ def begin(
 
     More iterations may be asked for than a run began with: it goes on.
     """
-    record = json.loads(json.dumps(described(prompts, model, how) | {"gold": _digest(gold)}))
+    if not is_begun(folder, prompts, model, how, gold):
+        write_json(folder / "run.json", _record(prompts, model, how, gold) | {"versions": versions()})
+
+
+def _record(prompts: Sequence[Conversation], model: str, how: SelfReward, gold: Pairs | None) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(described(prompts, model, how) | {"gold": _digest(gold)}))
+    return found
+
+
+def is_begun(folder: Path, prompts: Sequence[Conversation], model: str, how: SelfReward, gold: Pairs | None) -> bool:
+    """Return whether the folder holds this run already. Raises DataError if it holds another, or more iterations."""
+    record = _record(prompts, model, how, gold)
     if record["base"] == record["model"]:
         raise DataError(f"base is {how.base}, which the run starts from: all implicit rewards would be 0; leave it out")
     try:
         found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return write_json(folder / "run.json", record | {"versions": versions()})
+        return False
     differ = changed({name: value for name, value in found.items() if name in record}, record)
     differ.pop("iterations", None)
     if differ:
@@ -199,7 +210,7 @@ def begin(
         raise DataError(
             f"{folder} holds {n_done} finished iterations; expected iterations {n_done} or more, or pass another --out"
         )
-    return None
+    return True
 
 
 def one_engine(folder: Path, load: Load) -> Load:
@@ -239,10 +250,16 @@ def _digest(gold: Pairs | None) -> str | None:
     return hashlib.blake2b("".join(gold.pair_ids).encode() + gold.gold.tobytes(), digest_size=16).hexdigest()
 
 
-def plan(prompts: Sequence[Conversation], how: SelfReward, out: str | Path) -> Iterator[str]:
-    """Yield, line by line, what `self_reward` would do and what of it is done."""
-    from augment.self_iteration import STEPS
+def plan(
+    prompts: Sequence[Conversation], model: str | Path, how: SelfReward, out: str | Path, gold: Pairs | None = None
+) -> Iterator[str]:
+    """Yield, line by line, what `self_reward` would do and what of it is done.
 
+    Raises DataError where `out` holds another run.
+    """
+    from augment.self_iteration import steps_of
+
+    is_begun(Path(out), prompts, str(model), how, gold)
     n = how.new_prompts or len(prompts)
     n_candidates = n * how.sampling(1).n
     graded = n_candidates * (how.grades.n if how.grades else 1)
@@ -250,6 +267,7 @@ def plan(prompts: Sequence[Conversation], how: SelfReward, out: str | Path) -> I
     yield f"{how.method}: {how.iterations} iterations of {n:,} prompts, {n_candidates:,} candidates, {asked}"
     for iteration in range(1, how.iterations + 1):
         folder = Path(out) / f"iteration-{iteration}"
-        done = [name for name in STEPS if (folder / name).exists()]
-        left = [name for name in STEPS if name not in done]
+        steps = steps_of(how, gold)
+        done = [name for name in steps if (folder / name).exists()]
+        left = [name for name in steps if name not in done]
         yield f"{folder}: done {', '.join(done) or 'nothing'}; to do {', '.join(left) or 'nothing'}"

@@ -34,7 +34,7 @@ class Ser:
     def label(self, n: int, rewards: FloatArray | None, ground: Ground, history: Sequence[SelfLabels]) -> SelfLabels:
         """Keep pairs by the status of the reward model's own probabilities; the higher reward is preferred."""
         assert rewards is not None, "SER labels with the reward model of the iteration before"
-        p = probabilities(rewards[0], self.anchor, ground.seed)
+        p = probabilities(rewards[0], self.anchor, ground.seed, ground.pool)
         p_a = preference(rewards[0])
         left = ground.pool.copy()
         if self.form == "as_released":
@@ -43,6 +43,8 @@ class Ser:
         status = Status.CONVERGED
         if left.any():
             status, kept[left] = keep(p[left], self.thresholds, self.form)
+        kept &= p_a != 0.5  # of equal rewards none is the higher
+        status = status if kept.any() else Status.CONVERGED
         hard = (p_a > 0.5).astype(np.float64)
         counts: dict[str, Any] = {
             "n_pool": int(left.sum()),

@@ -31,7 +31,8 @@ UNUSED = {
 def soft_dpo_trainer() -> Any:
     """Return the class SoftDPOTrainer: TRL's DPOTrainer on pairs with `p_chosen` in [0, 1] and `weight` >= 0.
 
-    Its loss is the mean over the pairs of weight (q l(h) + (1 - q) l(-h)); give weights of mean 1. The training set may
+    Its loss is the mean over the pairs of weight (q l(h) + (1 - q) l(-h)); give weights of mean 1. A mixture of experts
+    adds the loss that balances them, as its config says and in TRL. The training set may
     also hold `prompt_ids`, `chosen_ids`, `rejected_ids` in place of conversations. DataError for a DPOConfig with
     another loss; ModuleNotFoundError without the extra `rlhf`.
     """
@@ -76,7 +77,8 @@ def soft_dpo_trainer() -> Any:
         def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
             labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
             ids = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-            outputs = model(**ids, labels=labels, use_cache=False, fused_lm_head=True)
+            routed = {"output_router_logits": True} if self.aux_loss_enabled else {}  # of mixtures of experts
+            outputs = model(**ids, **routed, labels=labels, use_cache=False, fused_lm_head=True)
             log_p = outputs.log_probs.sum(dim=1).chunk(2)
             if self.precompute_ref_logps:
                 reference = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
@@ -84,6 +86,8 @@ def soft_dpo_trainer() -> Any:
                 reference = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
             chosen, rejected = (self.beta * (ours - theirs) for ours, theirs in zip(log_p, reference, strict=True))
             loss = (inputs["weight"] * bradley_terry(chosen - rejected, inputs["p_chosen"])).mean()
+            if routed:
+                loss = loss + self.router_aux_loss_coef * outputs.aux_loss
             self._note(chosen.detach(), rejected.detach())
             return (loss, outputs) if return_outputs else loss
 

@@ -197,6 +197,11 @@ class Pairs:
             table.set_column(SCHEMA.get_field_index("annotator_votes"), "annotator_votes", hidden), self.dropped
         )
 
+    def with_groups(self, groups: npt.NDArray[np.str_]) -> Pairs:
+        """Return the same pairs with other groups, shape (n,)."""
+        column = pa.array(groups.tolist(), type=pa.string())
+        return Pairs(self.table.set_column(SCHEMA.get_field_index("group"), "group", column), self.dropped)
+
     def swap(self) -> Pairs:
         """Return the pairs with their responses exchanged: gold 1 - gold, annotators' votes likewise, new pair ids."""
         rows = []

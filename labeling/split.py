@@ -36,6 +36,16 @@ def split_by_group(pairs: Pairs, test_share: float = 0.2, seed: int = 0) -> tupl
     return pairs.take(~test), pairs.take(test)
 
 
+def joined_groups(pairs: Pairs) -> npt.NDArray[np.str_]:
+    """Return the names (n,) of groups that share no prompt: groups that do are joined, under the first of their names.
+
+    Where a group is narrower than a prompt (a batch of labels, an annotator), it alone keeps nothing apart.
+    """
+    component = _components(pairs.groups, pairs.prompt_texts.to_pylist())
+    names = _names(pairs.groups, component, int(component.max(initial=-1)) + 1)
+    return np.asarray(names, dtype=np.str_)[component]
+
+
 def _components(groups: Sequence[str] | npt.NDArray[np.str_], prompts: Sequence[str]) -> npt.NDArray[np.int64]:
     """Return which connected component of the graph of groups and prompts each pair lies in, shape (n,), from 0."""
     from scipy.sparse import coo_array

@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 
 from augment import EvolveOptions, evolve
+from augment.dpo import PolicyConfig
 from augment.evolve import plan, stated
 from augment.evolve_ground import lay_out
+from augment.evolve_run import Folder
 from augment.learning_status import Thresholds
+from augment.self_reward import SelfReward
 from labeling import apply, heuristics, scoring_function
 from labeling.errors import DataError, GroupLeakError, RowError, VotesError, WeakprefWarning
+from labeling.pairs import prompt_id
 from rm import RewardConfig
+from rm.provenance import TRAIN_PROMPTS, write_hashes
+from rm.run_folder import checkpoint_folder
 
 CONFIG = RewardConfig(model="minilm", max_steps=1)
 ONE_GROUP = pytest.mark.filterwarnings("ignore:no visible label can judge")
@@ -95,6 +101,65 @@ def test_labels_that_nothing_judges_are_warned_of(pairs, method):
         assert not lay_out(pairs, options, None, None).watched.any()
 
 
+def test_one_watched_group_raises_no_alarm_which_is_warned_of(make_pairs):
+    rows = [([{"role": "user", "content": f"Why {i % 4}?"}], f"one {i}", f"two {i}") for i in range(40)]
+    pairs = make_pairs(rows, [float(i % 8 > 3) for i in range(40)])
+    options = EvolveOptions(config=CONFIG, method="ensemble", gold=30)
+    with pytest.warns(WeakprefWarning, match=r"for the \d+ that are watched are of one group: no alarm can go off"):
+        assert lay_out(pairs, options, None, None).watched.any()
+
+
+def test_groups_that_share_a_prompt_are_one_so_that_no_part_is_labelled_by_a_model_that_knows_it(make_pairs):
+    rows = [([{"role": "user", "content": f"Why {i // 4}?"}], f"one {i}", f"two {i}") for i in range(24)]
+    pairs = make_pairs(rows, [float(i % 2) if i < 12 else None for i in range(24)])
+    batches = pairs.with_groups(np.array([f"batch {i % 2} of {i // 8}" for i in range(24)]))
+    ground = lay_out(batches, EvolveOptions(config=CONFIG, folds=2), None, None)
+    assert ground.pairs.groups.tolist() == [f"batch 0 of {i // 8}" for i in range(24)]
+    assert ground.votes.groups.tolist() == ground.pairs.groups.tolist()
+    given = apply(heuristics(), batches)
+    assert lay_out(batches, EvolveOptions(config=CONFIG, folds=2), (), given).votes.groups[1] == "batch 0 of 0"
+    whole = lay_out(pairs, EvolveOptions(config=CONFIG, folds=2), None, None)
+    assert whole.pairs.groups.tolist() == pairs.groups.tolist()
+
+
+def test_a_base_that_knows_the_prompts_is_refused_or_warned_of(make_pairs, tmp_path):
+    rows = [([{"role": "user", "content": f"Why {i}?"}], f"one {i}", f"two {i}") for i in range(12)]
+    pairs = make_pairs(rows, [float(i % 2) for i in range(12)])
+    train, test = pairs.take(range(8)), pairs.take(range(8, 12))
+    base = tmp_path / "rm"
+    base.mkdir()
+    options = EvolveOptions(config=replace(CONFIG, model=str(base)), gold=4, iterations=1)
+
+    def knows(some):
+        write_hashes(base / TRAIN_PROMPTS, [prompt_id(turns) for turns in some.table["prompt"].to_pylist()])
+
+    knows(pairs.take([9, 11]))
+    for run in (plan, lambda *given, test: evolve(given[0], tmp_path / "run", given[1], test=test)):
+        with pytest.raises(GroupLeakError, match="rm was trained on the prompts of 2 test pairs"):
+            run(train, options, test=test)
+    assert not (tmp_path / "run").exists()
+    knows(pairs.take([0, 1, 2]))
+    with pytest.warns(WeakprefWarning, match="was trained on the prompts of 3 of 8 pairs: it labels"):
+        plan(train, options, test=test)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: EvolveOptions(config=CONFIG, seed=-1), lambda: PolicyConfig(seed=-1), lambda: SelfReward(seed=-1)]
+)
+def test_a_negative_seed_is_refused_before_anything_is_written(make):
+    with pytest.raises(DataError, match="seed is -1, expected 0 or more"):
+        make()
+
+
+def test_checkpoints_of_a_training_that_was_killed_before_they_were_deleted_are_deleted(tmp_path):
+    model = tmp_path / "iteration-0" / "rm"
+    for folder in (model, checkpoint_folder(model)):
+        folder.mkdir(parents=True)
+    Folder(tmp_path, None, 1).training(model, "training", lambda: pytest.fail("it was trained again"))
+    assert [path.name for path in model.parent.iterdir()] == ["rm"]
+
+
+@pytest.mark.filterwarnings("ignore:.*that are watched are of one group")
 def test_a_watched_share_that_would_leave_nothing_to_train_on_is_given_up_with_a_warning(make_pairs):
     rows = [([{"role": "user", "content": f"Why {i}?"}], f"one {i}", f"two {i}") for i in range(4)]
     pairs = make_pairs(rows, [1.0, 0.5, None, None])

@@ -14,7 +14,6 @@ from augment.evolve_options import EvolveOptions
 from augment.evolve_training import decided, within_budget
 from augment.rm_ensemble import Ensemble
 from augment.self_labels import read_self_labels, write_self_labels
-from augment.ser import Ser
 from augment.ser_ws import RM, SEED_RM, SerWs, beside
 from labeling.errors import DataError, VotesError, WeakprefWarning
 from labeling.label_model import LabelModel
@@ -143,14 +142,6 @@ def test_a_part_outside_of_which_all_labels_are_ties_has_nothing_to_train_on(gro
     tied = replace(ground, pairs=ground.pairs.with_gold(np.where(ground.seed, 0.5, np.nan)))
     assert not decided(tied, everywhere, replace(labels, trained=none))
     assert not decided(tied, everywhere, replace(labels, target=np.full(N, 0.5)))
-
-
-def test_hidden_labels_change_no_label(ground):
-    other = replace(ground, true=np.where(ground.seed, ground.true, 1 - ground.true))
-    margin = rewards(np.linspace(-2, 2, N))
-    for method in (Ser(), SerWs(), Ensemble(1)):
-        first, second = (method.label(1, margin, each, []) for each in (ground, other))
-        assert (first.p_a == second.p_a).all()
 
 
 def test_a_voter_may_not_take_the_reward_models_name(ground):

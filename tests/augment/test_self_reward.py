@@ -158,10 +158,21 @@ def test_settings_that_cannot_work_are_refused() -> None:
 
 
 def test_a_plan_says_what_is_to_be_done_and_writes_nothing(tmp_path) -> None:
-    lines = list(plan(PROMPTS, replace(SRLM, iterations=2), tmp_path / "run"))
+    lines = list(plan(PROMPTS, "m", replace(SRLM, iterations=2), tmp_path / "run"))
     assert lines[0] == "srlm: 2 iterations of 4 prompts, 12 candidates, 24 grades"
     assert "to do candidates.parquet, scores.parquet, pairs.parquet, model" in lines[2]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_knows_the_run_it_finds_and_all_of_its_steps(tmp_path, six_pairs) -> None:
+    how = replace(SRLM, new_prompts=2)
+    begin(tmp_path, PROMPTS, "m", how, six_pairs)
+    (tmp_path / "iteration-1").mkdir()
+    (tmp_path / "iteration-1" / "gold.json").touch()
+    lines = list(plan(PROMPTS, "m", how, tmp_path, six_pairs))
+    assert "done gold.json; to do prompts.parquet, candidates.parquet, scores.parquet" in lines[1]
+    with pytest.raises(DataError, match="holds a run with other method"):
+        list(plan(PROMPTS, "m", replace(CREAM, new_prompts=2), tmp_path, six_pairs))
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ ANY = Thresholds(enough=1)
 @pytest.mark.parametrize("form", FORMS)
 @given(r=rewards, constant=st.integers(-50, 50))
 def test_a_constant_added_to_all_rewards_changes_nothing(anchor, form, r, constant):
-    p, moved = (probabilities(values, anchor, FIRST) for values in (r, r + constant))
+    p, moved = (probabilities(values, anchor, FIRST, ~FIRST) for values in (r, r + constant))
     assert np.allclose(p, moved, atol=1e-9)
     assert np.allclose(preference(r), preference(r + constant), atol=1e-9)
     clear = [t for t in (0.55, 0.45) if np.abs(p - t).min() < 1e-6] == [] and np.abs(p[:, 0] - p[:, 1] - 0.3).min() > 0
@@ -40,22 +40,22 @@ def test_a_constant_added_to_all_rewards_changes_nothing(anchor, form, r, consta
 @pytest.mark.parametrize("anchor", ANCHORS)
 @given(r=rewards)
 def test_exchanging_the_responses_exchanges_their_probabilities_and_keeps_the_same_pairs(anchor, r):
-    p, exchanged = probabilities(r, anchor, FIRST), probabilities(r[:, ::-1], anchor, FIRST)
+    p, exchanged = (probabilities(x, anchor, FIRST, ~FIRST) for x in (r, r[:, ::-1]))
     assert np.allclose(exchanged, p[:, ::-1], atol=1e-12)
     if np.abs(np.abs(p[:, 0] - p[:, 1]) - 0.3).min() > 1e-9 and np.abs(p - 0.5).min() > 0.051:
         assert (keep(p, ANY)[1] == keep(exchanged, ANY)[1]).all()
 
 
 def test_anchors_centre_on_what_their_name_says():
-    r = np.array([[1.0, 3.0], [10.0, 12.0]])
-    seed = np.array([True, False])
-    assert probabilities(r, "seed", seed)[0].sum() == pytest.approx(1.0)  # 1 and 3 lie around their mean
-    assert probabilities(r, "pool", seed)[1].sum() == pytest.approx(1.0)
-    assert probabilities(r, "margin", seed).sum(axis=1).tolist() == [1.0, 1.0]
+    r = np.array([[1.0, 3.0], [10.0, 12.0], [90.0, 95.0]])
+    seed, pool = np.array([True, False, False]), np.array([False, True, False])  # the third is watched
+    assert probabilities(r, "seed", seed, pool)[0].sum() == pytest.approx(1.0)  # 1 and 3 lie around their mean
+    assert probabilities(r, "pool", seed, pool)[1].sum() == pytest.approx(1.0)
+    assert probabilities(r, "margin", seed, pool).sum(axis=1).tolist() == [1.0, 1.0, 1.0]
     with pytest.raises(DataError, match="no pair of the seed"):
-        probabilities(r, "seed", np.array([False, False]))
+        probabilities(r, "seed", np.zeros(3, dtype=bool), pool)
     with pytest.raises(DataError, match="anchor is 'mean'"):
-        probabilities(r, "mean", seed)
+        probabilities(r, "mean", seed, pool)
 
 
 P = np.array([[0.9, 0.1], [0.56, 0.44], [0.95, 0.6], [0.5, 0.5], [0.44, 0.1]])
@@ -141,6 +141,13 @@ def test_as_released_what_is_kept_leaves_the_pool_and_the_rest_goes_back_to_it(g
     assert second.target[2:5].tolist() == [1, 0, 1]
     last = method.label(3, margins(2, 2, 2, 0), ground, [first, second])
     assert (last.status, last.facts["n_pool"]) == ("converged", 1)
+
+
+def test_of_equal_rewards_none_is_preferred(ground):
+    method = Ser("paper", Thresholds(delta=0.0, enough=1))
+    labels = method.label(1, margins(0, 0, 0.001, 0), ground, [])
+    assert labels.trained.tolist() == [False, False, False, False, True, False]
+    assert method.label(1, margins(0, 0, 0, 0), ground, []).status == "converged"
 
 
 def test_a_model_that_sees_no_difference_has_converged(ground):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import logsigmoid
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from augment.dpo import PolicyConfig, SoftPairs, token_pairs, told
 from augment.policies import load_policy, quiet_trl
@@ -27,8 +28,9 @@ def build(policy_folder, other_policy_folder, tmp_path_factory):
     """A trainer of the policy against another as reference, and its first batch, with q and weights put in."""
     from trl import DPOConfig, DPOTrainer
 
-    def make(p_chosen=(1.0,) * 4, weight=None, plain=False, **options):
+    def make(p_chosen=(1.0,) * 4, weight=None, plain=False, experts=False, **options):
         policy, reference = load_policy(policy_folder), load_policy(other_policy_folder)
+        networks = [mixture(seed) if experts else part.network for seed, part in enumerate((policy, reference))]
         dataset, _ = token_pairs(policy.tokenizer, SoftPairs(PROMPTS, CHOSEN, REJECTED, p_chosen, weight), 128)
         config = PolicyConfig(batch_size=4, gradient_accumulation=1)
         kind = soft_dpo_trainer()
@@ -36,8 +38,8 @@ def build(policy_folder, other_policy_folder, tmp_path_factory):
             kind = type("Plain", (DPOTrainer,), {"_prepare_dataset": lambda self, dataset, *rest: dataset})
         with quiet_trl():
             trainer = kind(
-                policy.network,
-                ref_model=reference.network,
+                networks[0],
+                ref_model=networks[1],
                 args=told(DPOConfig, config, str(tmp_path_factory.mktemp("run")), beta=BETA, **options),
                 train_dataset=dataset,
                 processing_class=policy.tokenizer,
@@ -46,6 +48,15 @@ def build(policy_folder, other_policy_folder, tmp_path_factory):
         return trainer, trainer.data_collator([dataset[i] for i in range(4)])
 
     return make
+
+
+def mixture(seed):
+    """A mixture of experts that is strongly told to use all of them."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    few = {"num_local_experts": 3, "num_key_value_heads": 2, "router_aux_loss_coef": 0.5, "initializer_range": 0.2}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MixtralForCausalLM(MixtralConfig(vocab_size=300, max_position_embeddings=512, **sizes, **few))
 
 
 def loss_and_gradient(trainer, batch):
@@ -70,9 +81,10 @@ def margins(trainer, batch):
     return BETA * (chosen - rejected)
 
 
-def test_a_q_of_one_is_trls_own_dpo_in_loss_and_gradient(build) -> None:
-    loss, gradient = loss_and_gradient(*build())
-    trainer, batch = build(plain=True)
+@pytest.mark.parametrize("experts", [False, True], ids=["dense", "experts"])
+def test_a_q_of_one_is_trls_own_dpo_in_loss_and_gradient(build, experts) -> None:
+    loss, gradient = loss_and_gradient(*build(experts=experts))
+    trainer, batch = build(plain=True, experts=experts)
     theirs, expected = loss_and_gradient(trainer, batch)
     assert loss == pytest.approx(theirs, abs=1e-6)
     torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-4)
