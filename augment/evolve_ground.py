@@ -86,10 +86,10 @@ def _check_enough(n: int, options: EvolveOptions) -> None:
         )
 
 
-def _warn_unjudged(reason: str) -> None:
+def _warn_unjudged(reason: str, beside: str = ", and no iteration is found worse than another") -> None:
     warnings.warn(
-        f"no visible label can judge the labels of this run, for {reason}: no alarm can go off, and no iteration is "
-        "found worse than another; label more pairs, of other groups",
+        f"no visible label can judge the labels of this run, for {reason}: no alarm can go off{beside}; label more "
+        "pairs, of other groups",
         WeakprefWarning,
         stacklevel=4,
     )
@@ -110,7 +110,7 @@ def _watched(pairs: Pairs, visible: BoolArray, options: EvolveOptions) -> BoolAr
         _warn_unjudged("without those there would be none to train on")
         return none
     if len(np.unique(pairs.groups[chosen])) < 2:
-        _warn_unjudged(f"the {chosen.sum()} that are watched are of one group")
+        _warn_unjudged(f"the {chosen.sum()} that are watched are of one group", beside="")
     return chosen
 
 
