@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import importlib.util
 import os
 from pathlib import Path
@@ -28,6 +29,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real preference data beside the checkout (../shared/data)")
     return folder
+
+
+@pytest.fixture
+def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have transformers see eight GPUs, and compute on the CPU."""
+    import torch
+    from transformers import TrainingArguments
+
+    def eight(arguments: TrainingArguments) -> torch.device:
+        arguments._n_gpu = 8
+        return torch.device("cpu")
+
+    found = functools.cached_property(eight)
+    found.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", found)
+    monkeypatch.setattr(TrainingArguments, "world_size", 1)
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 
@@ -78,19 +76,11 @@ def test_a_policy_saved_with_the_plain_template_stops_where_it_did_without(polic
     assert stop_texts(again, Sampling()) == (PLAIN_STOP,)
 
 
+@pytest.mark.usefixtures("eight_gpus")
 @pytest.mark.parametrize("trainer", ["DPO", "GRPO", "RLOO"])
-def test_one_process_trains_a_policy_on_one_gpu_whatever_there_is(trainer, tmp_path, monkeypatch) -> None:
+def test_one_process_trains_a_policy_on_one_gpu_whatever_there_is(trainer, tmp_path) -> None:
     """TRL refuses several: a batch would be cut up for all of them (DataParallel)."""
     import trl
-    from transformers import TrainingArguments
 
-    def eight(arguments):
-        arguments._n_gpu = 8
-        return torch.device("cpu")
-
-    found = functools.cached_property(eight)
-    found.__set_name__(TrainingArguments, "_setup_devices")
-    monkeypatch.setattr(TrainingArguments, "_setup_devices", found)
-    monkeypatch.setattr(TrainingArguments, "world_size", 1)
     made = told(getattr(trl, f"{trainer}Config"), PolicyConfig(batch_size=8), str(tmp_path))
     assert (made.n_gpu, made.train_batch_size) == (1, 8)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 import json
 import random
 from collections.abc import Callable
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from transformers import TrainingArguments
 
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import sha256
@@ -303,17 +301,9 @@ def test_the_warm_up_is_a_share_of_the_steps(tiny: str, tmp_path: Path, options:
     assert arguments.warmup_steps == steps
 
 
-def test_one_process_uses_one_gpu_whatever_there_is(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("eight_gpus")
+def test_one_process_uses_one_gpu_whatever_there_is(tiny: str, tmp_path: Path) -> None:
     """DataParallel would cut a packed row's tensors up for all of them."""
-
-    def eight(arguments: TrainingArguments) -> torch.device:
-        arguments._n_gpu = 8
-        return torch.device("cpu")
-
-    found = functools.cached_property(eight)
-    found.__set_name__(TrainingArguments, "_setup_devices")
-    monkeypatch.setattr(TrainingArguments, "_setup_devices", found)
-    monkeypatch.setattr(TrainingArguments, "world_size", 1)
     arguments = training_arguments(config(tiny, batch_size=4), 40, tmp_path)
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
 
