@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -137,10 +136,14 @@ def _calibration(rows: Labelled) -> str:
 def _sources(rows: Labelled) -> str:
     found = Counter(rows.pairs.table["source"].to_pylist())
     counts = sorted(((str(name), count) for name, count in found.items()), key=lambda one: (-one[1], one[0]))
-    lines = [(textwrap.shorten(name, SOURCE_CHARS, placeholder=" ..."), count) for name, count in counts[:20]]
+    lines = [(_beginning(" ".join(name.split())), count) for name, count in counts[:20]]
     rest = counts[20:]
     more = [(f"{len(rest)} others", sum(count for _, count in rest))] if rest else []
     return _table(("source", "pairs"), lines + more)
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= SOURCE_CHARS else f"{text[: SOURCE_CHARS - 4]} ..."
 
 
 def _voters(rows: Labelled) -> str:

@@ -23,6 +23,7 @@ from labeling import check_disjoint
 from labeling.errors import GoldError, GroupLeakError, VotesError, WeakprefWarning
 from labeling.files import write_json
 from labeling.pairs import Pairs, prompt_id
+from labeling.split import joined_groups
 from labeling.votes import VoteMatrix
 from rm.alone import alone
 from rm.config import RewardConfig, resolve
@@ -234,7 +235,7 @@ def stated(pairs: Pairs, options: EvolveOptions, test: Pairs | None, votes: Vote
     inputs: dict[str, Any] = {"pairs": None, "test": None, "votes": None}
     for name, given in (("pairs", pairs), ("test", test)):
         if given is not None:
-            inputs[name] = fingerprint(given.pair_ids, given.gold, given.groups)
+            inputs[name] = fingerprint(given.pair_ids, given.gold, joined_groups(given))
     if votes is not None:
         said_of_themselves = {"voters": list(votes.names), "self_labels": list(votes.self_labels)}
         inputs |= {"votes": fingerprint(votes.pair_ids, votes.votes, votes.margins)} | said_of_themselves

@@ -66,7 +66,10 @@ def check_names(names: Iterable[str]) -> None:
 
 def _check_crossfitting(pairs: Pairs, visible: BoolArray, options: EvolveOptions) -> None:
     if options.iterations >= options.rule().first_vote and len(np.unique(pairs.groups)) < 2:
-        raise DataError("all pairs are of one group, so none can be left out of a training; give a group column")
+        raise DataError(
+            "all pairs are of one group, those that share a prompt joined, so none can be left out of a training; give "
+            "a group column whose groups share no prompts, or leave it out"
+        )
     gold = pairs.gold[visible]
     if not (gold > 0.5).any() or not (gold < 0.5).any():
         raise GoldError(

@@ -88,9 +88,9 @@ def generate(
     A prompt that the model has no room for gets empty candidates of the `finish_reason` too_long, with a
     WeakprefWarning that counts such prompts.
 
-    Raises DataError for no prompts, a prompt that is no conversation ending in the user's turn, several samples at
-    temperature 0, more `max_tokens` than the model holds, parts of another run, or an engine that returns another
-    number of completions.
+    Raises DataError for no prompts, or none that the model has room for, a prompt that is no conversation ending in the
+    user's turn, several samples at temperature 0, more `max_tokens` than the model holds, parts of another run, or an
+    engine that returns another number of completions.
     """
     unique = _unique(prompts)
     _check(sampling, chunk, engine)
@@ -110,13 +110,15 @@ def generate(
     remove_parts(parts)
     made = _counted(target, len(prompts), len(unique))
     if made.n_too_long:
-        warnings.warn(
+        text = (
             f"{target}: {made.n_too_long:,} of {made.n_prompts:,} prompts are too long for {engine.model} beside "
-            f"{sampling.max_tokens:,} tokens of answer: their candidates are empty; shorten them, ask for shorter "
-            "answers or a larger context, and write to another file",
-            WeakprefWarning,
-            stacklevel=2,
+            f"{sampling.max_tokens:,} tokens of answer"
         )
+        if made.n_too_long == made.n_prompts:
+            target.unlink()
+            raise DataError(f"{text}, so there is nothing to write: shorten them, or ask for shorter answers")
+        way_out = "shorten them, ask for shorter answers or a larger context, and write to another file"
+        warnings.warn(f"{text}: their candidates are empty; {way_out}", WeakprefWarning, stacklevel=2)
     return made
 
 

@@ -257,8 +257,10 @@ def plan(
 
     Raises DataError where `out` holds another run.
     """
+    from augment.self_gold import decided
     from augment.self_iteration import steps_of
 
+    gold = None if gold is None else decided(gold)
     is_begun(Path(out), prompts, str(model), how, gold)
     n = how.new_prompts or len(prompts)
     n_candidates = n * how.sampling(1).n

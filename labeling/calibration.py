@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from labeling.figures import measure
 from labeling.metrics import accuracy, ece, log_loss
-from labeling.summary import wilson
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -55,17 +54,5 @@ class Calibration:
     def figures(self) -> dict[str, float | int]:
         """Return the figures with 95 % intervals that take whole groups as the units drawn."""
         found = asdict(measure(self.p_a, self.gold, self.groups, resamples=RESAMPLES))
-        found["accuracy_low"], found["accuracy_high"] = self._at_least_wilson(
-            found["accuracy_low"], found["accuracy_high"]
-        )
         names = ("accuracy", "log_loss", "ece")
         return {"n_gold": self.n_gold} | {f"{name}{end}": found[f"{name}{end}"] for name in names for end in ENDS}
-
-    def _at_least_wilson(self, low: float, high: float) -> tuple[float, float]:
-        """Return an interval of the accuracy no narrower than Wilson's: none of a few pairs wrong does not mean 1."""
-        decided = self.gold != 0.5
-        n = int(decided.sum()) if self.groups is None else len(np.unique(self.groups[decided]))
-        if not n:
-            return low, high
-        least, most = wilson(self.accuracy * n, n)
-        return float(np.fmin(low, least)), float(np.fmax(high, most))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labeling.errors import GoldError, VotesError
+from labeling.pairs import check_range
 from labeling.votes import VoteMatrix
 
 FloatArray = npt.NDArray[np.float64]
@@ -36,16 +37,6 @@ def checked_gold(gold: npt.ArrayLike | None, votes: VoteMatrix) -> FloatArray:
             f"chosen/rejected data), label more pairs, or fit without gold"
         )
     return values
-
-
-def check_range(gold: FloatArray, first_row: int = 0) -> None:
-    """Raise GoldError if gold (n,) of rows from `first_row` on is neither in [0, 1] nor NaN."""
-    bad = np.flatnonzero((gold < 0) | (gold > 1))
-    if len(bad):
-        raise GoldError(
-            f"gold is {gold[bad[0]]} in row {first_row + bad[0]} ({len(bad)} such rows), expected P(A preferred) in "
-            "[0, 1]; NaN where unlabelled"
-        )
 
 
 def needed_gold(gold: npt.ArrayLike | None, votes: VoteMatrix, model: str) -> FloatArray:

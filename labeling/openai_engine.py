@@ -213,7 +213,7 @@ class OpenAIEngine:
             except openai.APIStatusError as error:
                 if error.status_code == 400 and "logprobs" in settings and "logprob" in str(error).lower():
                     raise _NoLogProbsError from error
-                if refused := refusal(error):
+                if refused := refusal(error, int(settings["max_tokens"])):
                     self._warn_of_refusal(name, refused)
                     raise refused from error
                 if error.status_code < 500 and error.status_code not in RETRIED:

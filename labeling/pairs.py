@@ -40,6 +40,16 @@ Message = Mapping[str, str]
 FloatArray = npt.NDArray[np.float64]
 
 
+def check_range(gold: FloatArray, first_row: int = 0) -> None:
+    """Raise GoldError if gold (n,) of rows from `first_row` on is neither in [0, 1] nor NaN."""
+    bad = np.flatnonzero((gold < 0) | (gold > 1))
+    if len(bad):
+        raise GoldError(
+            f"gold is {gold[bad[0]]} in row {first_row + bad[0]} ({len(bad)} such rows), expected P(A preferred) in "
+            "[0, 1]; NaN where unlabelled: rescale ratings first"
+        )
+
+
 def pair_id(prompt: Sequence[Message], response_a: str, response_b: str) -> str:
     """Return the content hash (32 hex digits) of a prompt and its two responses, in this order.
 
@@ -183,12 +193,7 @@ class Pairs:
         values = np.full(len(self), np.nan) if gold is None else np.asarray(gold, dtype=np.float64)
         if values.shape != (len(self),):
             raise GoldError(f"gold has shape {values.shape}; expected ({len(self)},), one a pair, NaN = unlabelled")
-        bad = np.flatnonzero((values < 0) | (values > 1))
-        if len(bad):
-            raise GoldError(
-                f"gold is {values[bad[0]]:g} in row {bad[0]} ({len(bad):,} such rows); expected P(A preferred) in "
-                "[0, 1], NaN where unlabelled: rescale ratings first"
-            )
+        check_range(values)
         column = pa.array(values, type=pa.float64(), from_pandas=True)
         table = self.table.set_column(self.table.schema.get_field_index("gold"), "gold", column)
         blank = pa.nulls(len(self), SCHEMA.field("annotator_votes").type)

@@ -26,6 +26,7 @@ TOO_LONG = re.compile(
     r"context[ _-]?(length|size|window)|maximum model length|prompt is too long|input token count", re.IGNORECASE
 )
 """What they say of a prompt that the model has no room for, its answer beside it."""
+CONTEXT = re.compile(r"context length is (\d+)", re.IGNORECASE)
 LONGEST_WAIT_S = 60.0
 
 
@@ -67,10 +68,11 @@ def first_token_scores(top: Mapping[str, float], choices: Sequence[str]) -> Floa
     return np.where(np.isneginf(found), min(top.values()), found)
 
 
-def refusal(error: openai.APIStatusError) -> RefusedError | None:
+def refusal(error: openai.APIStatusError, max_tokens: int) -> RefusedError | None:
     """Return what an error says of its prompt: its content is refused for good, or it is too long; None for neither.
 
-    Only its code and message are looked at: the rest of a server's answer may repeat the prompt.
+    Only its code and message are looked at: the rest of a server's answer may repeat the prompt. Where as many tokens
+    of answer were asked for (`max_tokens`) as the model holds in all, no prompt is at fault.
     """
     message = error.body.get("message") if isinstance(error.body, Mapping) else ""
     said = f"{error.code} {error.type} {message}"
@@ -78,7 +80,10 @@ def refusal(error: openai.APIStatusError) -> RefusedError | None:
         return None
     if REFUSES.search(said):
         return RefusedError(one_line(error))
-    return RefusedError(one_line(error), "too_long") if TOO_LONG.search(said) else None
+    holds = CONTEXT.search(said)
+    if not TOO_LONG.search(said) or (holds and int(holds[1]) <= max_tokens):
+        return None
+    return RefusedError(one_line(error), "too_long")
 
 
 def checked(answer: Any) -> ChatCompletion:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from labeling.checks import check_range, checked_gold
+from labeling.checks import checked_gold
 from labeling.errors import GoldError
+from labeling.pairs import check_range
 from labeling.votes import VoteMatrix, read_votes_in_batches
 
 FloatArray = npt.NDArray[np.float64]

@@ -115,6 +115,10 @@ def _data(manifest: Mapping[str, Any]) -> str:
     rest = {name: n for name, n in counts.items() if name not in ("pairs", "gold", "steps")}
     said = "; ".join(f"{name.replace('_', ' ')}: {_shown(n)}" for name, n in sorted(rest.items()))
     sources = _table(("origin of the label", "from", "pairs"), words)
+    base = manifest.get("base_origins")
+    if base:
+        counted = ", ".join(f"{n:,} {name}" for name, n in sorted(base.items()))
+        sources += f"\n\nThe model it started from was trained on pairs with labels of the origins: {counted}."
     return f"{files}\n\n{counts['pairs']:,} pairs. {said[:1].upper()}{said[1:]}.\n\n{sources}"
 
 

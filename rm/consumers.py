@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -156,7 +157,8 @@ def vllm_text(saved: Saved, rows: Rows) -> Taken:
         # Alone: beside it lies all of this environment, where weakpref is installed from a wheel.
         script = shutil.copy(Path(__file__).with_name("vllm_text.py"), scratch)
         command = [saved.vllm_python, script, str(saved.folder), str(asked), str(answered)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        others = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+        done = subprocess.run(command, env=others, capture_output=True, text=True)
         if done.returncode:
             raise NotRunError(f"{saved.vllm_python} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
         ids, rewards = json.loads(answered.read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,11 +44,20 @@ def origins_of(models: Sequence[str | Path]) -> dict[str, int]:
     """Return how many pairs models, and those they started from, were trained on with a label of each origin."""
     total: Counter[str] = Counter()
     for model in models:
-        file = Path(model) / MANIFEST
-        record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        for name in (ORIGINS, BASE_ORIGINS):
-            total.update(record.get(name) or {})
+        record = _manifest(Path(model) / MANIFEST)
+        for found in (record.get(ORIGINS), record.get(BASE_ORIGINS)):
+            if isinstance(found, dict):
+                total.update({str(name): int(count) for name, count in found.items()})
     return dict(sorted(total.items()))
+
+
+def _manifest(file: Path) -> dict[str, Any]:
+    """Return what a manifest says; nothing where there is none, or it is of something else."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def trained_on_made_labels(model: str | Path) -> bool | None:

@@ -118,6 +118,8 @@ def test_groups_that_share_a_prompt_are_one_so_that_no_part_is_labelled_by_a_mod
     assert ground.votes.groups.tolist() == ground.pairs.groups.tolist()
     given = apply(heuristics(), batches)
     assert lay_out(batches, EvolveOptions(config=CONFIG, folds=2), (), given).votes.groups[1] == "batch 0 of 0"
+    known = [stated(each, EvolveOptions(config=CONFIG), None, None)["pairs"] for each in (batches, pairs, ground.pairs)]
+    assert known[0] != known[1]  # parts are others, so no run goes on as the other
     whole = lay_out(pairs, EvolveOptions(config=CONFIG, folds=2), None, None)
     assert whole.pairs.groups.tolist() == pairs.groups.tolist()
 

@@ -205,12 +205,14 @@ def test_the_card_and_the_manifest_do_not_depend_on_the_order_either(make_pairs:
 
 
 def test_a_long_source_is_cut_in_the_card(six_pairs: Pairs, tmp_path: Path) -> None:
-    column = pa.array(["word " * 20_000, *["short"] * 5])
+    addresses = [f"https://example.org/{'x' * 30}/{i}/{'y' * 60}" for i in range(2)]
+    column = pa.array(["word " * 20_000, *addresses, *["short"] * 3])
     at = six_pairs.table.schema.get_field_index("source")
     folder = export(tmp_path / "augmented", Pairs(six_pairs.table.set_column(at, "source", column), {}), P_A)
     card = (folder / "README.md").read_text()
-    assert "| short | 5 |" in card
-    assert "word word ... | 1 |" in card
+    assert "| short | 3 |" in card
+    assert re.search(r"\| word word [word ]+ \.\.\. \| 1 \|", card)
+    assert all(f"| {address[:76]} ... | 1 |" in card for address in addresses)
     assert len(card) < 5_000
 
 

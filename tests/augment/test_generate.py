@@ -105,6 +105,13 @@ def test_prompts_too_long_for_the_model_are_left_without_an_answer_and_the_other
     assert pairs.left_out["candidates: empty response"] == 6
 
 
+def test_where_no_prompt_leaves_the_model_room_nothing_is_written(tmp_path):
+    prompts = [[{"role": "user", "content": "word " * n}] for n in (13, 14)]
+    with pytest.raises(DataError, match=r"2 of 2 prompts are too long for scripted@1 .* nothing to write"):
+        generate(prompts, Small(), tmp_path / "out.parquet", SAMPLING)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_answer_longer_than_the_model_holds_is_refused_before_anything_is_asked(tmp_path):
     engine = Small()
     with pytest.raises(DataError, match="max_tokens is 20, but scripted@1 holds 20 tokens"):

@@ -166,7 +166,7 @@ def test_a_plan_says_what_is_to_be_done_and_writes_nothing(tmp_path) -> None:
 
 def test_a_plan_knows_the_run_it_finds_and_all_of_its_steps(tmp_path, six_pairs) -> None:
     how = replace(SRLM, new_prompts=2)
-    begin(tmp_path, PROMPTS, "m", how, six_pairs)
+    begin(tmp_path, PROMPTS, "m", how, decided(six_pairs))  # as a run does: ties say nothing
     (tmp_path / "iteration-1").mkdir()
     (tmp_path / "iteration-1" / "gold.json").touch()
     lines = list(plan(PROMPTS, "m", how, tmp_path, six_pairs))

@@ -127,8 +127,8 @@ def test_the_interval_of_an_accuracy_near_1_covers_it_too(n, p):
     covered = {"interval": 0, "figures": 0}
     for seed in range(200):
         gold, p_a = (rng.random(n) < p).astype(float), np.full(n, 0.9)
-        low, high = accuracy_interval(p_a, gold, seed=seed)
-        figures = measure(p_a, gold, seed=seed, resamples=200)
+        low, high = interval(accuracy, p_a, gold, seed=seed, resamples=100)
+        figures = measure(p_a, gold, seed=seed, resamples=100)
         covered["interval"] += low <= p <= high
         covered["figures"] += figures.accuracy_low <= p <= figures.accuracy_high
     assert min(covered.values()) >= 186  # 95 % less three standard errors; resampling alone covers it 63 % of the time

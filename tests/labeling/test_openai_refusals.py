@@ -70,7 +70,7 @@ def test_an_error_that_repeats_the_prompt_ends_the_run(serve: Any, error: dict[s
 
 TOO_LONG = {
     "OpenAI": {"error": {"message": "Please reduce the length.", "code": "context_length_exceeded"}},
-    "vLLM": {"error": {"message": "This model's maximum context length is 8 tokens. However, you ...", "code": 400}},
+    "vLLM": {"error": {"message": "This model's maximum context length is 2048 tokens. However, ...", "code": 400}},
     "llama.cpp": {"error": {"message": "too large", "type": "exceed_context_size_error", "code": 400}},
     "Anthropic": {"error": {"message": "prompt is too long: 210000 tokens > 200000 maximum"}},
 }
@@ -90,6 +90,15 @@ def test_a_prompt_too_long_for_the_server_has_no_answer_and_the_others_have(
     pairs = pairs_of([("Question 0", "x", "y", 1.0), ("Question 1", "x", "y", 1.0)])
     found = PairwiseJudge(engine, on_flip="keep").judge(pairs.voter_table())
     assert np.isnan(found.margins).tolist() == [False, True]
+
+
+def test_more_tokens_of_answer_than_the_model_holds_are_no_prompts_fault(serve: Any) -> None:
+    said = "'max_tokens' is too large: 300. This model's maximum context length is 256 tokens"
+    engine, _ = serve(body(json.dumps({"error": {"message": said, "code": 400}}).encode(), 400))
+    with pytest.raises(EngineError, match=r"refuses it .*mend it and start again"):
+        engine.generate(PROMPTS[:1], Sampling(max_tokens=256))
+    with pytest.warns(WeakprefWarning, match="has no room for it"):
+        assert engine.generate(PROMPTS[:1], Sampling(max_tokens=255))[0][0].finish_reason == "too_long"
 
 
 @pytest.mark.filterwarnings("ignore:.*keeps an answer back:labeling.errors.WeakprefWarning")

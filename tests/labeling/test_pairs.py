@@ -35,8 +35,8 @@ def test_taking_a_row_that_is_not_there_raises(chunked: Pairs, row: int) -> None
 @pytest.mark.parametrize(
     ("gold", "says"),
     [
-        ([5.0, 1.0, *[np.nan] * 8], r"gold is 5 in row 0 \(1 such rows\)"),
-        ([np.nan, -1.0, *[1.0] * 8], r"gold is -1 in row 1"),
+        ([5.0, 1.0, *[np.nan] * 8], r"gold is 5.0 in row 0 \(1 such rows\)"),
+        ([np.nan, -1.0, *[1.0] * 8], r"gold is -1.0 in row 1"),
         ([1.0, np.inf, *[1.0] * 8], r"gold is inf in row 1"),
         ([1.0], r"gold has shape \(1,\); expected \(10,\)"),
     ],

@@ -19,7 +19,7 @@ from rm.config import MINILM
 from rm.evaluation import trained_prompts
 from rm.handoff import check_preparation, save
 from rm.model import RewardModel, load_base, quiet_loading
-from rm.provenance import STOPPING_PROMPTS, hashes, trained_on_made_labels
+from rm.provenance import STOPPING_PROMPTS, hashes, origins_of, trained_on_made_labels
 from rm.template import render
 from rm.trainer import is_head, on_device
 
@@ -188,6 +188,10 @@ def test_a_model_trained_further_was_trained_on_what_its_base_was(
     assert [trained_on_made_labels(model) for model in (first, second, third)] == [True] * 3
     manifest = json.loads((third / "manifest.json").read_text())
     assert (manifest["origins"], manifest["base_origins"]) == ({"gold": 8}, {"gold": 8, "weak": 6})
+    assert "trained on pairs with labels of the origins: 8 gold, 6 weak." in (third / "README.md").read_text()
+    for odd in ("[]", "no JSON", '{"origins": ["gold"]}'):
+        (first / "manifest.json").write_text(odd)
+        assert origins_of([first]) == {}
     early = universal(rows[:2], "early.parquet")
     with pytest.warns(WeakprefWarning, match="2 of 2 held-out prompts were trained on by .*rm0, where this training"):
         train(gold, RewardConfig(str(first), **steps), out=tmp_path / "rm3", held_out=early)

@@ -216,7 +216,7 @@ def test_another_python_is_given_nothing_of_this_environment(
     qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where weakpref is installed from a wheel, all of its environment lies beside it."""
-    monkeypatch.delenv("PYTHONPATH", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     other = tmp_path / "python"
     other.write_text(f'#!/bin/sh\necho "told {qwen3.name}: PYTHONPATH [$PYTHONPATH], $1" >&2\nexit 1\n')
     other.chmod(0o755)
