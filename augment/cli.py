@@ -67,6 +67,15 @@ app.command()(model_cli.judge)
 
 
 @app.command()
+def join(
+    votes: Annotated[list[Path], typer.Argument(help="Files of votes on the same pairs, of `label` or `judge`.")],
+    out: Out,
+) -> None:
+    """Put votes of several runs side by side in one file, matched by pair; who has no vote on a pair abstains."""
+    _say(merging.join(votes, out))
+
+
+@app.command()
 def fit(
     votes: VotesFile,
     out: Out,

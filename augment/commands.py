@@ -162,7 +162,11 @@ def label(path: str, out: Path, reading: Reading, voting: Voting) -> str:
     inputs = {"pairs": Path(path)} | ({"lfs": voting.lfs} if voting.lfs else {})
     inputs |= {f"rm_{i}": model for i, model in enumerate(voting.reward_models)}
     write_manifest(out, "label", inputs, None, counts | {"preset": voting.preset})
-    return f"{out}: {len(voters)} voters on {len(pairs)} pairs, {covered:.1%} of pairs with a vote"
+    n_groups = len(np.unique(pairs.groups))
+    return (
+        f"{out}: {len(voters)} voters on {len(pairs)} pairs, {covered:.1%} of pairs with a vote; "
+        f"{counts['gold']} pairs with gold, {n_groups} groups"
+    )
 
 
 def export(

@@ -13,13 +13,25 @@ from rich.console import Console
 
 from augment.commands import MODELS, check_out, write_manifest
 from augment.label_report import print_comparison, write_label_report
-from labeling import read_votes
+from labeling import join_votes, read_votes, write_votes
 from labeling.calibration import Calibration
 from labeling.compare import compare as compare_models
 from labeling.errors import DataError, VotesError
 from labeling.explain import explain as explain_pair
 from labeling.files import replacing, sha256, write_json
 from labeling.label_model import LabelModel
+
+
+def join(paths: Sequence[Path], out: Path) -> str:
+    """Write the votes of several files as one; return what is in it in one line."""
+    for path in paths:
+        check_out(out, path)
+    votes, gold = join_votes([read_votes(path) for path in paths])
+    write_votes(out, votes, gold)
+    n_gold = 0 if gold is None else int((~np.isnan(gold)).sum())
+    counts = {"pairs": len(votes), "gold": n_gold, "voters": len(votes.names)}
+    write_manifest(out, "join", {f"votes_{i}": path for i, path in enumerate(paths)}, None, counts)
+    return f"{out}: {len(votes.names)} voters of {len(paths)} files on {len(votes)} pairs, {n_gold} with gold"
 
 
 def fit(path: Path, out: Path, name: str, report: Path | None = None, self_labels: Sequence[str] = ()) -> str:

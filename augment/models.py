@@ -97,7 +97,7 @@ class ModelOptions:
         self.check()
         source = str(self.model)
         if self.engine == "openai":
-            server = self._server(source, self._settings())
+            server = self._server(source, self._settings(), asks=False)
             return PlannedEngine(server.model, server.count_tokens, server=server.source.removeprefix(server.model))
         if self.engine == "transformers" and source == PACKAGED:
             from labeling.smollm2 import packaged_context, packaged_name, packaged_tokenizer
@@ -121,11 +121,11 @@ class ModelOptions:
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("model", "engine")}
         return {name: value for name, value in given.items() if value is not None}
 
-    def _server(self, source: str, settings: dict[str, Any]) -> Engine:
+    def _server(self, source: str, settings: dict[str, Any], *, asks: bool = True) -> Engine:
         from labeling.openai_engine import OpenAIEngine
 
         if "OPENAI_API_KEY" in os.environ:
             return OpenAIEngine(source, **settings)
-        if self.base_url is None:
+        if self.base_url is None and asks:
             raise DataError("OPENAI_API_KEY is not set; set it to your key, or name a server without one by --base-url")
         return OpenAIEngine(source, api_key="none", **settings)

@@ -21,6 +21,7 @@ from labeling.errors import (
     WeakprefWarning,
 )
 from labeling.heuristics import heuristics
+from labeling.join import join_votes
 from labeling.label_model import LabelModel
 from labeling.logistic_model import LogisticModel
 from labeling.majority import MajorityVote
@@ -62,6 +63,7 @@ __all__ = [
     "compare",
     "gold_sample",
     "heuristics",
+    "join_votes",
     "labeling_function",
     "read_pairs",
     "read_votes",

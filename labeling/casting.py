@@ -87,7 +87,10 @@ def _cast_column(voter: Voter, j: int, table: pa.Table, start: int, on_error: On
 
 def _note(message: str, error: Exception, j: int, on_error: OnError, result: Cast) -> None:
     if on_error == "raise":
-        way_out = 'correct the function, or pass on_error="abstain" to abstain on such pairs and count them'
+        way_out = (
+            'correct the function, or pass on_error="abstain" (command line: --abstain-on-error) to abstain on such '
+            "pairs and count them"
+        )
         raise VoterError(f"{message}; {way_out}") from (None if isinstance(error, VoterError) else error)
     result.errors[j] += 1
     result.reasons[j] = result.reasons[j] or message

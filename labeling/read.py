@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Literal
 
 import numpy as np
@@ -9,11 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from labeling import layouts
-from labeling.errors import DataError
+from labeling.errors import DataError, WeakprefWarning
 from labeling.pairs import MAX_CHARS, Pairs
 from labeling.rows import BadRow, Converted, check
 from labeling.sources import Source, open_source
 from labeling.values import without_broken_text
+
+LABELS = ("gold", "label", "labels", "preference", "preferred", "winner", "winner_model_a")
+"""Names, in any case, under which other data have what is read from `gold`."""
 
 
 def read_pairs(
@@ -60,11 +64,25 @@ def _convert(found: Source, layout: layouts.Layout) -> Converted:
     keep = np.ones(table.num_rows, dtype=np.bool_)
     keep[[row.row for row in bad]] = False
     rows = np.flatnonzero(keep)
+    _warn_of_unread_labels(found, layout)
     plain = pa.table([layouts.plain(column) for column in table.columns], names=used)
     made = layout.convert(plain.filter(pa.array(keep)))
     unusable = [BadRow(int(rows[row.row]), row.column, row.reason, row.detail) for row in made.bad]
     once = {row.row: row for row in bad}
     return Converted(made.table, rows[made.rows], [*once.values(), *unusable])
+
+
+def _warn_of_unread_labels(found: Source, layout: layouts.Layout) -> None:
+    """Warn where no label is read from a table in the canonical layout, and a column is called as labels often are."""
+    names = found.table.column_names
+    unread = [name for name in names if name.lower() in LABELS and name not in layout.optional]
+    if layout.name == "canonical" and "gold" not in names and unread:
+        warnings.warn(
+            f"{found.label}: no label is read: expected a column gold, P(A preferred), and found {', '.join(unread)}, "
+            "which is not read; write gold = 1 where A is preferred, 0 where B is, 0.5 for a tie",
+            WeakprefWarning,
+            stacklevel=3,
+        )
 
 
 def _name_source(converted: Converted, name: str) -> Converted:

@@ -250,7 +250,7 @@ def _check_report(name: str, model: PreTrainedModel, report: dict[str, set[str]]
 
 def check_reward_model(path: str | Path) -> None:
     """Raise DataError where what lies at `path` cannot be a reward model, or would run code: nothing is loaded."""
-    if not Path(path).exists() and str(path).count("/") != 1:
+    if not Path(path).exists() and (str(path).count("/") != 1 or Path(path).parent.is_dir()):
         raise DataError(f"{path} does not exist; expected a directory written by rm.train, or a hub id (owner/name)")
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise DataError(f"{path} has no config.json; expected a directory written by rm.train")

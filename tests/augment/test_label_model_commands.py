@@ -68,6 +68,23 @@ def test_all_label_models_are_compared_side_by_side(folder, capsys, monkeypatch,
     assert manifest["counts"] == {"gold": 40, "pairs": 60}
 
 
+def test_votes_of_two_files_are_joined_and_fitted_together(folder, capsys, voted, fails):
+    voted()
+    votes, gold = read_votes("votes.parquet")
+    names = votes.names
+    write_votes("judged.parquet", replace(votes.select(names[:1]).take(range(20)), names=("judge",)))
+    assert main(["join", "votes.parquet", "judged.parquet", "-o", "all.parquet"]) == 0
+    n_gold = int((~np.isnan(gold)).sum())
+    assert f"{len(names) + 1} voters of 2 files on 60 pairs, {n_gold} with gold" in capsys.readouterr().out
+    joined, labels = read_votes("all.parquet")
+    assert joined.names == (*names, "judge")
+    assert (joined.votes[:20, -1] == joined.votes[:20, 0]).all()
+    assert (joined.votes[20:, -1] == -1).all()
+    np.testing.assert_array_equal(labels, gold)
+    assert main(["fit", "all.parquet", "-o", "posterior.parquet"]) == 0
+    assert "more than one file holds votes of" in fails("join", "votes.parquet", "votes.parquet", "-o", "x.parquet")
+
+
 def test_a_comparison_names_the_folds_there_are(folder, capsys, voted):
     voted()
     votes, gold = read_votes("votes.parquet")

@@ -142,6 +142,13 @@ def test_a_dry_run_counts_what_a_run_then_asks_cached_answers_left_out(folder, s
     assert plan(capsys, *judge)["requests"] == [24, 24, 0]
 
 
+def test_a_dry_run_needs_no_key(folder, capsys, monkeypatch, fails):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    judge = ["judge", "pairs.parquet", "-o", "votes.parquet", "--engine", "openai", "--model", "gpt-4o-mini"]
+    assert plan(capsys, *judge)["requests"] == [24, 0, 24]
+    assert "OPENAI_API_KEY is not set" in fails(*judge)
+
+
 def test_a_dry_run_of_closed_questions_says_what_a_server_without_log_probabilities_takes(folder, over_http, capsys):
     judge = ["judge", "pairs.parquet", "-o", "votes.parquet", *over_http, "--dry-run"]
     assert run(*judge) == 0

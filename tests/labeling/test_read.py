@@ -361,3 +361,10 @@ def test_many_rows_of_broken_text_are_read_in_little_time() -> None:
     with pytest.warns(WeakprefWarning, match="left out 10,?000 bad rows"):
         assert len(read_pairs(pd.DataFrame(rows, dtype=object), on_bad_rows="drop")) == 10_000
     assert time.process_time() - start < 20  # in the square of the rows it was minutes
+
+
+@pytest.mark.parametrize("column", ["winner", "Gold", "label"])
+def test_labels_in_a_column_of_another_name_are_warned_of(column: str) -> None:
+    other = frame().rename(columns={"gold": column})
+    with pytest.warns(WeakprefWarning, match=f"no label is read: expected a column gold, .* found {column}"):
+        assert np.isnan(read_pairs(other).gold).all()

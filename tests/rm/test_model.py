@@ -178,3 +178,10 @@ def test_a_reward_that_is_not_finite_is_named_with_its_model(folder: Path, conve
     model.model.classifier.bias.data[:] = torch.inf
     with pytest.raises(DataError, match=rf"{folder}: the reward of a response to '.*' is inf \(3 of 3 are like it\)"):
         model.score([row[0] for row in rows], [row[1] for row in rows])
+
+
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(DataError, match="runs/nope does not exist"):
+        RewardModel.load("runs/nope")
