@@ -46,7 +46,8 @@ def test_a_function_that_returns_no_vote_stops_the_run(
         apply([prefers_questions, returns(value, pairs.pair_ids[33])], pairs, workers=workers)
     assert str(caught.value) == (
         f"voter 'odd', row 33 (pair_id {pairs.pair_ids[33]}): returned {shown}; expected Vote.A, Vote.B or "
-        'Vote.ABSTAIN (0, 1, -1); correct the function, or pass on_error="abstain" (command line: --abstain-on-error) to abstain on such pairs and '
+        'Vote.ABSTAIN (0, 1, -1); correct the function, or pass on_error="abstain" (command line: '
+        "--abstain-on-error) to abstain on such pairs and "
         "count them"
     )
     assert caught.value.__cause__ is None
