@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from labeling.errors import DataError
 from labeling.llm import Conversation
-from labeling.pairs import prompt_id, prompt_text
+from labeling.pairs import prompt_id
 from rm.options import option
 
 if TYPE_CHECKING:
@@ -67,22 +67,15 @@ class Ensemble:
 
         Raises DataError naming a member and the first prompt to which it gives a reward that is not.
         """
+        from rm.model import check_finite
+
         key = (tuple(map(prompt_id, prompts)), tuple(responses))
         if key != self._last[0]:
             found = np.stack([member.score(prompts, responses) for member in self.members])
-            self._check_finite(found, prompts)
+            for name, rewards in zip(self.names, found, strict=True):
+                check_finite(rewards, prompts, name)
             self._last = key, found
         return self._last[1]
-
-    def _check_finite(self, rewards: FloatArray, prompts: Sequence[Conversation]) -> None:
-        for name, row in zip(self.names, rewards, strict=True):
-            wrong = np.flatnonzero(~np.isfinite(row))
-            if len(wrong):
-                raise DataError(
-                    f"{name}: the reward of a response to {prompt_text(prompts[wrong[0]])[:80]!r} is {row[wrong[0]]} "
-                    f"({len(wrong)} of {len(row)} are like it), expected a finite number: the model's weights are "
-                    "broken or overflow; train it again"
-                )
 
     def mean(self, prompts: Sequence[Conversation], responses: Sequence[str]) -> FloatArray:
         """Return the mean reward (n,) over the members."""

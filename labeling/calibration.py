@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,6 @@ FloatArray = npt.NDArray[np.float64]
 
 RESAMPLES = 400
 """Draws of the bootstrap behind an interval."""
-ENDS = ("", "_low", "_high")
-"""A figure, and the ends of its interval."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,5 @@ class Calibration:
 
     def figures(self) -> dict[str, float | int]:
         """Return the figures with 95 % intervals that take whole groups as the units drawn."""
-        found = asdict(measure(self.p_a, self.gold, self.groups, resamples=RESAMPLES))
-        names = ("accuracy", "log_loss", "ece")
-        return {"n_gold": self.n_gold} | {f"{name}{end}": found[f"{name}{end}"] for name in names for end in ENDS}
+        found = measure(self.p_a, self.gold, self.groups, resamples=RESAMPLES)
+        return {"n_gold": self.n_gold} | found.spans(("accuracy", "log_loss", "ece"))

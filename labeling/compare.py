@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -180,10 +180,7 @@ def _notes() -> Iterator[list[str]]:
 
 
 def _row(scored: _Scored, best: _Scored, gold: FloatArray, groups: npt.NDArray[np.str_]) -> dict[str, float | str]:
-    row: dict[str, float | str] = {}
-    found = asdict(measure(scored.p_a, gold, groups, resamples=RESAMPLES))
-    for name in METRICS:
-        row |= {f"{name}{end}": found[f"{name}{end}"] for end in ("", "_low", "_high")}
+    row: dict[str, float | str] = {**measure(scored.p_a, gold, groups, resamples=RESAMPLES).spans(METRICS)}
     gap = row_log_loss(scored.p_a, gold) - row_log_loss(best.p_a, gold)
     parts = np.column_stack([gap, np.ones(len(gap))])
     [[low, high]] = intervals(parts, lambda sums: sums[:, :1] / sums[:, 1:], groups, resamples=RESAMPLES)

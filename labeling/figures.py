@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,10 @@ class Figures:
     """Expected calibration error, in [0, 1]; biased upwards for few pairs, and so is its interval."""
     ece_low: float
     ece_high: float
+
+    def spans(self, names: Iterable[str]) -> dict[str, float]:
+        """Return the figures of these names, each with its `_low` and `_high`."""
+        return {f"{name}{end}": getattr(self, f"{name}{end}") for name in names for end in ("", "_low", "_high")}
 
 
 def measure(

@@ -67,7 +67,7 @@ def _put(
     what: str,
     votes: VoteMatrix,
 ) -> None:
-    """Put the given values into their rows; raise VotesError where another is known there."""
+    """Put the `given` of some values (k,) into their `rows` (k,); raise VotesError where another is `known` there."""
     other = np.flatnonzero(given & known & (whole[rows] != values))
     if len(other):
         raise VotesError(

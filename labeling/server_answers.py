@@ -27,6 +27,7 @@ TOO_LONG = re.compile(
 )
 """What they say of a prompt that the model has no room for, its answer beside it."""
 CONTEXT = re.compile(r"context length is (\d+)", re.IGNORECASE)
+"""Where some say how many tokens that is."""
 LONGEST_WAIT_S = 60.0
 
 

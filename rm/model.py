@@ -97,7 +97,7 @@ class RewardModel:
         tokenised = tokenise(self.tokenizer, conversations, self.max_length)
         warn_of_truncation(int(tokenised.truncated.sum()), len(rank), self.max_length)
         rewards = self.score_ids(tokenised.ids, tokens)
-        check_finite(rewards, conversations, str(self.model.name_or_path))
+        check_finite(rewards, [turns[:-1] for turns in conversations], str(self.model.name_or_path))
         return rewards[[rank[key] for key in keys]]
 
     @torch.inference_mode()
@@ -190,11 +190,11 @@ def positions(model: PreTrainedModel) -> int:
     return n if padding is None else n - int(padding) - 1
 
 
-def check_finite(rewards: FloatArray, conversations: Sequence[Sequence[Message]], model: str) -> None:
-    """Raise DataError naming the model and the first of n conversations whose reward, of (n,), is not finite."""
+def check_finite(rewards: FloatArray, prompts: Sequence[Sequence[Message]], model: str) -> None:
+    """Raise DataError naming the model and the first of n prompts to which a reward, of (n,), is not finite."""
     wrong = np.flatnonzero(~np.isfinite(rewards))
     if len(wrong):
-        text = prompt_text(conversations[wrong[0]][:-1])
+        text = prompt_text(prompts[wrong[0]])
         raise DataError(
             f"{model}: the reward of a response to {text[:80]!r} is {rewards[wrong[0]]} ({len(wrong):,} of "
             f"{len(rewards):,} are like it), expected a finite number: the model's weights are broken or overflow; "

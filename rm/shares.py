@@ -129,7 +129,7 @@ def score_part(scorer: Scorer, how: Scoring, path: Path, conversations: Conversa
     """Score one chunk and write its file; nothing is there before all of it is, and every reward finite."""
     tokenised = tokenise(scorer.tokenizer, conversations, scorer.max_length)
     rewards = scorer.score_ids(tokenised.ids, how.tokens)
-    check_finite(rewards, conversations, model)
+    check_finite(rewards, [turns[:-1] for turns in conversations], model)
     with replacing(path) as part:
         pq.write_table(pa.table({"reward": rewards, "truncated": tokenised.truncated}), part)
 
