@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 PairsFile = Annotated[
-    str, typer.Argument(help="Preference pairs: Parquet, folder of Parquet, JSONL(.gz), CSV, hub id.")
+    str, typer.Argument(help="Preference pairs: Parquet, folder of Parquet, JSON, JSONL(.gz), CSV, hub id.")
 ]
 PromptsFile = Annotated[str, typer.Argument(help="File with a column prompt: texts or conversations.")]
 VotesFile = Annotated[Path, typer.Argument(help="votes.parquet of `weakpref label`.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import importlib.metadata
 import os
 import shlex
 import sys
@@ -14,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from augment import commands, evaluation_cli, evolve_commands, merging, model_cli, policy_cli, scoring_cli
+from augment import commands, evaluation_cli, evolve_commands, merging, model_cli, policy_cli, scoring_cli, splitting
 from augment.arguments import Drop, Layout, Out, PairsFile, Seed, VotesFile
 from labeling.errors import BudgetError, WeakprefError, WeakprefWarning
 from rm import command
@@ -22,11 +23,25 @@ from rm.options import USAGE_ERROR
 
 app = typer.Typer(
     name="weakpref",
-    help="Turn a few human preference labels into many calibrated ones, and train reward models on them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"weakpref {importlib.metadata.version('weakpref')}")
+        raise typer.Exit
+
+
+@app.callback()
+def weakpref(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Turn a few human preference labels into many calibrated ones, and train reward models on them."""
 
 
 class Preset(enum.StrEnum):
@@ -41,6 +56,25 @@ class Preset(enum.StrEnum):
 app.command()(model_cli.generate)
 app.command("new-prompts")(model_cli.new_prompts)
 app.command()(model_cli.pair)
+
+
+@app.command()
+def split(
+    pairs: PairsFile,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; an earlier split there is replaced.")],
+    test_share: Annotated[float, typer.Option(help="Share of the pairs to test with, in whole groups.")] = 0.2,
+    gold: Annotated[
+        str | None,
+        typer.Option(help="Labels to leave in train.parquet: a number of pairs, or a share below 1 (default: all)."),
+    ] = None,
+    seed: Seed = 0,
+    layout: Layout = None,
+    drop_bad_rows: Drop = False,
+) -> None:
+    """Split pairs by group and prompt: PAIRS -> a folder with train.parquet and test.parquet."""
+    reading = commands.Reading(layout, drop_bad_rows)
+    kept = None if gold is None else commands.parse_gold(gold)
+    _say(splitting.split(pairs, out, reading, test_share, kept, seed))
 
 
 @app.command()

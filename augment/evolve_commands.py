@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +15,12 @@ from augment import commands
 from augment.evolve import Evolved, Plan, plan
 from augment.evolve import evolve as run
 from augment.evolve_options import CONTROLS, LOSSES, METHODS, EvolveOptions
+from augment.evolve_run import CONFIG
 from augment.learning_status import FORMS, Thresholds
 from augment.reward_anchor import ANCHORS
 from augment.rm_ensemble import SOFT_LABELS
 from labeling import read_votes, split_by_group
-from labeling.errors import DataError
+from labeling.errors import DataError, WeakprefWarning
 from labeling.pairs import Pairs
 from rm.config import MINILM, RewardConfig
 from rm.options import expanded
@@ -97,6 +99,8 @@ def evolve(
     if dry_run:
         print(in_words(plan(known, options, test=held_out, voters=voters, votes=said)))
         return
+    if resume and not (out / CONFIG).is_file():
+        warnings.warn(f"there is no run in {out} to resume: it begins anew", WeakprefWarning, stacklevel=2)
     console = Console(stderr=True)
     print(outcome(run(
         known, out, options, test=held_out, voters=voters, votes=said, resume=resume, console=console

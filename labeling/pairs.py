@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from labeling.errors import DataError, GoldError
+from labeling.files import replacing
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
@@ -172,6 +175,11 @@ class Pairs:
         """Return all canonical columns as an Arrow-backed DataFrame."""
         frame: pd.DataFrame = self.table.to_pandas(types_mapper=pd.ArrowDtype)
         return frame
+
+    def write(self, path: str | Path) -> None:
+        """Write the pairs as Parquet; `read_pairs` reads the same pairs from it."""
+        with replacing(path) as part:
+            pq.write_table(self.table, part, compression="zstd")
 
     def take(self, rows: npt.ArrayLike) -> Pairs:
         """Return the pairs at the given row numbers, or where a boolean mask (n,) is true.

@@ -1,7 +1,8 @@
-"""Readers of one file: Parquet, CSV, JSONL(.gz); each returns a table and the rows with text that none can hold."""
+"""Readers of one file (Parquet, CSV, JSON, JSONL): each returns a table and the rows with text that none can hold."""
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 from collections.abc import Callable, Iterator
@@ -9,20 +10,24 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from labeling.errors import DataError
 from labeling.layouts import TEXT_COLUMNS
+from labeling.pairs import MESSAGES
 from labeling.rows import BadRow
 from labeling.values import from_values, one_line
 
 Read = tuple[pa.Table, list[BadRow]]
+WRITTEN_TURNS = r"^\s*\[\s*\{\s*[\"'](role|content)[\"']"
+"""How a conversation begins that was written as text, as JSON or as Python's repr."""
 
 
 def reader(name: str) -> Callable[[Path], Read] | None:
     """Return the reader for a file of that name, None where its ending is unknown."""
-    readers = {".parquet": parquet, ".jsonl": jsonl, ".jsonl.gz": jsonl, ".csv": csv}
+    readers = {".parquet": parquet, ".jsonl": jsonl, ".jsonl.gz": jsonl, ".json": json_file, ".csv": csv}
     return next((read for suffix, read in readers.items() if name.lower().endswith(suffix)), None)
 
 
@@ -37,7 +42,10 @@ def parquet(path: Path) -> Read:
 
 
 def csv(path: Path) -> Read:
-    """Read a CSV file with a header, UTF-8; columns that some layout reads as text are text."""
+    """Read a CSV file with a header, UTF-8; columns that some layout reads as text are text.
+
+    Columns of conversations, which a CSV file holds as JSON or as Python's repr, become conversations again.
+    """
     skipped: list[Any] = []
 
     def note(row: Any) -> str:
@@ -62,14 +70,55 @@ def csv(path: Path) -> Read:
             f"{path}, record {first.number} (the header is record 1): expected {first.expected_columns} fields, found "
             f"{first.actual_columns}: {first.text[:60]!r}; {len(skipped)} such records in all; quote or correct them"
         )
+    for i, name in enumerate(table.column_names):
+        column = table.column(i)
+        if pa.types.is_string(column.type) and _all_begin_as_turns(column):
+            turns = [None if text is None else _turns(path, name, text) for text in column.to_pylist()]
+            table = table.set_column(i, name, pa.array(turns, MESSAGES))
     return table, []
+
+
+def _all_begin_as_turns(texts: pa.ChunkedArray) -> bool:
+    given = texts.drop_null()
+    return len(given) > 0 and bool(pc.all(pc.match_substring_regex(given, WRITTEN_TURNS)).as_py())
+
+
+def _turns(path: Path, name: str, text: str) -> list[dict[str, str]]:
+    """Return the conversation that a text spells."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in read(text)]
+        except (ValueError, SyntaxError, TypeError, KeyError, RecursionError):
+            continue
+    raise DataError(
+        f"{path}: column {name} holds conversations written as text, and {text[:60]!r} is neither JSON nor Python; "
+        "write them with json.dumps, or the file as JSONL or Parquet"
+    )
+
+
+def json_file(path: Path) -> Read:
+    """Read a JSON file: one list of objects, or one object a line."""
+    text = path.read_bytes().lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not text.startswith(b"["):
+        return jsonl(path)
+    try:
+        rows = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path}: no valid JSON ({error}); correct it") from None
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, element {number}: expected an object, found {type(row).__name__}")
+    return _from_objects(path, rows)
 
 
 def jsonl(path: Path) -> Read:
     """Read a file of one JSON object a line, perhaps gzipped."""
     opener: Any = gzip.open if path.name.lower().endswith(".gz") else open
     with opener(path, "rb") as file:
-        rows = list(_json_objects(path, file))
+        return _from_objects(path, list(_json_objects(path, file)))
+
+
+def _from_objects(path: Path, rows: list[dict[str, Any]]) -> Read:
     names = list(dict.fromkeys(name for row in rows for name in row))
     return from_values({name: [row.get(name) for row in rows] for name in names}, len(rows), str(path))
 

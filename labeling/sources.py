@@ -18,7 +18,7 @@ from labeling.readers import reader
 from labeling.rows import BadRow
 from labeling.values import from_values, one_line
 
-FILES = "a file .parquet, .jsonl, .jsonl.gz or .csv, or a folder of Parquet files"
+FILES = "a file .parquet, .jsonl, .jsonl.gz, .json or .csv, or a folder of Parquet files"
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 

@@ -16,12 +16,15 @@ NO_TEXT = "lone surrogate or other invalid Unicode"
 
 
 def from_values(columns: Mapping[str, Any], n: int, label: str) -> tuple[pa.Table, list[BadRow]]:
-    """Make a table of lists of Python values. Columns that no layout uses become nulls, only their names matter."""
+    """Make a table of lists of Python values, or None for nulls.
+
+    Columns that no layout uses become nulls as well where they do not fit one Arrow type.
+    """
     bad: list[BadRow] = []
     made: dict[str, pa.Array] = {}
     for name, values in columns.items():
         if name not in COLUMNS:
-            made[name] = pa.nulls(n)
+            made[name] = _if_it_fits(values, n)
             continue
         try:
             made[name] = pa.array(values, from_pandas=True)
@@ -32,6 +35,13 @@ def from_values(columns: Mapping[str, Any], n: int, label: str) -> tuple[pa.Tabl
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             made[name] = _as_array(values, name, label)
     return pa.table(made), bad
+
+
+def _if_it_fits(values: Sequence[Any] | None, n: int) -> pa.Array:
+    try:
+        return pa.nulls(n) if values is None else pa.array(values, from_pandas=True)
+    except (UnicodeEncodeError, pa.ArrowException, OverflowError):
+        return pa.nulls(n)
 
 
 def _as_array(values: Sequence[Any], name: str, label: str) -> pa.Array:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+from labeling.errors import DataError
 from rm.config import RewardConfig
 
 TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
@@ -61,6 +63,20 @@ def training_arguments(
 def reports(config: RewardConfig) -> list[str]:
     """Return where the log goes, by the names that transformers knows."""
     return [name.strip() for name in config.report_to.split(",")]
+
+
+def check_reports(config: RewardConfig) -> None:
+    """Raise DataError where the log is to go where nothing takes it, or to a package that is not installed."""
+    for name in reports(config):
+        if name in ("none", "all"):
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise DataError(f"report_to is {config.report_to!r}, and nothing is called {name!r}; known are {known}")
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (ImportError, RuntimeError) as error:
+            raise DataError(f"report_to is {config.report_to!r}: {error}; or leave {name} out") from None
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,12 +80,13 @@ NAMES = tuple(layout.name for layout in LAYOUTS)
 
 
 def read_benchmark(source: str | Path, name: str = "auto") -> tuple[str, list[Item]]:
-    """Return the name and the items of a benchmark's file (Parquet, JSONL, CSV, or a JSON array), or hub id.
+    """Return the name and the items of a benchmark's file (Parquet, JSON, JSONL, CSV), or hub id.
 
     `name` is "auto", which goes by the columns, or one of `NAMES`. Raises LayoutError where the columns are those of no
     benchmark or not of the one named, DataError where a row is not what the benchmark defines.
     """
-    table, label = _table(source)
+    found = open_source(str(source))
+    table, label = found.table, found.label
     layout = _find(table, label, name)
     names = [*layout.columns, *(["id"] if "id" in table.column_names and "id" not in layout.columns else [])]
     read = pa.table([plain(table[column]) for column in names], names=names)
@@ -107,20 +107,6 @@ def _item(layout: Layout, row: dict[str, Any], i: int) -> Item:
     turns = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
     right, wrong = ((value,) if isinstance(value, str) else tuple(value) for value in (row["chosen"], row["rejected"]))
     return Item(str(row.get("id", i)), str(row[layout.subset]), turns, right, wrong)
-
-
-def _table(source: str | Path) -> tuple[pa.Table, str]:
-    path = Path(source)
-    if path.suffix != ".json":
-        found = open_source(str(source))
-        return found.table, found.label
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}; pass the benchmark's own file") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path} is no JSON array of objects; pass the benchmark's own file")
-    return pa.Table.from_pylist(rows), str(path)
 
 
 def _find(table: pa.Table, label: str, name: str) -> Layout:

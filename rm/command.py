@@ -6,14 +6,17 @@ import dataclasses
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from labeling.errors import WeakprefWarning
 from rm.config import MINILM, RewardConfig
 from rm.launch import launch
+from rm.launch import preset as launch_preset
 from rm.options import USAGE_ERROR, expanded
 
 Data = Annotated[
@@ -48,6 +51,8 @@ def train(
     launch_options: str = "",
 ) -> str:
     """Train a reward model; return what happened in one line, or what would happen in several."""
+    if preset is not None:
+        launch_preset(preset)  # that there is one
     if dry_run:
         from rm.plan import plan
         from rm.run_folder import check_out, described
@@ -61,7 +66,11 @@ def train(
         launch(preset, shlex.split(launch_options), "rm.launched", words)
     else:
         import rm
+        from rm.run_folder import RUN, checkpoint_folder
 
+        fresh = resume and not out.exists() and not (checkpoint_folder(out) / RUN).is_file()
+        if fresh and os.environ.get("RANK", "0") == "0":
+            warnings.warn(f"there is no run to {out} to resume: it begins anew", WeakprefWarning, stacklevel=2)
         sources: Any = data if len(data) > 1 else data[0]
         rm.train(sources, config, out=out, resume=resume, cache=cache, held_out=held_out)
     return f"{out}: reward model trained from {config.model} on {', '.join(map(str, data))}"

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from labeling.errors import DataError
-from rm.arguments import computes_in_bf16
+from rm.arguments import check_reports, computes_in_bf16
 from rm.checkpoint import check_checkpoint, check_own_code
 from rm.config import RewardConfig, resolve
 from rm.held_out import held_out_pairs, split
@@ -109,6 +109,7 @@ def plan(
     Raises DataError where the data or the config cannot be used, GroupLeakError where a held-out prompt is trained on.
     """
     check_watched(config, held_out)
+    check_reports(config)
     sources = [data] if isinstance(data, str | Path) else list(data)
     model, tokenizer = _outline(config)
     with tempfile.TemporaryDirectory() as folder:

@@ -30,7 +30,7 @@ from transformers import (
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import manifest, write_json
 from rm.alone import alone
-from rm.arguments import tensorboard_folder, training_arguments
+from rm.arguments import check_reports, tensorboard_folder, training_arguments
 from rm.config import RewardConfig, resolve
 from rm.handoff import hand_off
 from rm.held_out import held_out_pairs, measure, split, warn_of_base
@@ -80,6 +80,7 @@ def train(
     where a held-out prompt is trained on; WeakprefError where the loss or a gradient is not finite.
     """
     check_watched(config, held_out)
+    check_reports(config)
     sources = [data] if isinstance(data, str | Path) else list(data)
     checkpoints = checkpoint_folder(out)
     first = os.environ.get("RANK", "0") == "0"

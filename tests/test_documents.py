@@ -140,6 +140,7 @@ def test_the_numbers_fixed_by_hand_are_those_of_the_code():
         "docs/label_models.md",
         "docs/methods.md",
         "docs/reward_models.md",
+        "docs/voters.md",
     ],
 )
 def test_links_between_documents_lead_somewhere(document):
@@ -148,7 +149,7 @@ def test_links_between_documents_lead_somewhere(document):
         assert ((ROOT / document).parent / target).is_file(), f"{document} links to {target}"
 
 
-@pytest.mark.parametrize(("document", "n"), [("docs/label_models.md", 3), ("docs/judges.md", 4)])
+@pytest.mark.parametrize(("document", "n"), [("docs/label_models.md", 3), ("docs/judges.md", 4), ("docs/voters.md", 3)])
 def test_the_shell_lines_of_documents_name_commands_and_options_there_are(document, n, monkeypatch, capsys):
     from augment.cli import main
 
@@ -270,3 +271,28 @@ def test_the_shell_lines_on_self_improvement_name_options_there_are(monkeypatch,
     options |= set(re.findall(r"`(--[a-z-]+)", text))
     assert len(options) > 15
     assert all(option in helped for option in options), options
+
+
+def test_the_python_on_voters_runs(tmp_path, monkeypatch, capsys):
+    run_blocks("docs/voters.md", tmp_path, monkeypatch)
+    assert "n_questions" in capsys.readouterr().out
+
+
+def test_the_list_of_heuristics_is_that_of_the_code_and_its_figures_the_committed_ones(monkeypatch):
+    from labeling import heuristics
+
+    text = (ROOT / "docs" / "voters.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\w+)` \| ([^|]*) \| ([^|]*) \| (all|default) \|$", text, flags=re.MULTILINE)
+    built_in = heuristics()
+    assert [name for name, *_ in listed] == [voter.name for voter in built_in]
+    everywhere = {voter.name for voter in heuristics("paper")}
+    assert everywhere == {voter.name for voter in heuristics("as_released")}
+    for voter, (name, prefers, difference, presets) in zip(built_in, listed, strict=True):
+        assert presets == ("all" if name in everywhere else "default")
+        assert difference.startswith(f"{voter.min_difference:g}" if voter.min_difference else "any")
+        assert ("or more" in difference) == (voter.min_difference > 0 and voter.max_difference == float("inf"))
+        assert (voter.direction > 0) == prefers.startswith(("more", "a more")), name
+    found = json.loads((ROOT / "data" / "bench" / "heuristics.json").read_text(encoding="utf-8"))
+    tables = benchmark("heuristics", monkeypatch)
+    shown = re.search(r"<!-- table:heuristics -->\n(.*?)\n<!-- /table -->", text, flags=re.DOTALL)[1]
+    assert shown == tables.table({name: found[name] for name in tables.SETS})

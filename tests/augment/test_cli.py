@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
@@ -292,3 +293,8 @@ def test_the_console_script_is_ours_and_none_is_called_rm():
     scripts = importlib.metadata.distribution("weakpref").entry_points.select(group="console_scripts")
     assert [script.name for script in scripts] == ["weakpref"]
     assert not importlib.metadata.entry_points(group="console_scripts", name="rm")
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"weakpref {version('weakpref')}\n"

@@ -280,6 +280,8 @@ def test_the_command_says_what_it_would_do(tmp_path, capsys):
     assert "pass one of them" in capsys.readouterr().err
     assert main([*run, "--method", "magic"]) == 2
     assert "expected one of ser, ser+ws, ensemble" in capsys.readouterr().err
+    assert main([*run, "--gold", "5", "--model", str(tmp_path / "none"), "--resume"]) == 2
+    assert "there is no run in" in capsys.readouterr().err
 
 
 @pytest.mark.slow

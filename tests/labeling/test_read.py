@@ -69,6 +69,8 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "folder of shards": lambda at: write_shards(at / "quiz", "00000-.parquet"),
     "jsonl": lambda at: write_jsonl(at / "quiz.jsonl"),
     "jsonl.gz": lambda at: write_jsonl(at / "quiz.jsonl.gz"),
+    "json, a list": lambda at: write_jsonl(at / "quiz.json", [json.dumps(ROWS, indent=1)]),
+    "json, one object a line": lambda at: write_jsonl(at / "quiz.json"),
     "csv": lambda at: write_csv(at / "quiz.csv"),
     "pandas": lambda at: frame(),
     "pandas objects": lambda at: frame().astype(object),
@@ -139,6 +141,21 @@ def test_training_shards_are_read_without_the_test_shards(tmp_path: Path) -> Non
     assert len(read_pairs(folder)) == 3
 
 
+@pytest.mark.parametrize("write", [json.dumps, repr], ids=["json", "repr"])
+def test_conversations_in_a_csv_are_conversations_again(tmp_path: Path, write: Callable[[object], str]) -> None:
+    turns = [{"role": "system", "content": 'Be "kind".'}, {"role": "user", "content": "Hi,\nit's me"}]
+    rows = [{"prompt": turns[i:], "response_a": "a", "response_b": "b", "gold": 1.0} for i in range(2)]
+    pd.DataFrame(rows).assign(prompt=[write(row["prompt"]) for row in rows]).to_csv(tmp_path / "chat.csv", index=False)
+    assert read_pairs(tmp_path / "chat.csv").pair_ids.tolist() == read_pairs(pd.DataFrame(rows)).pair_ids.tolist()
+
+
+def test_a_text_that_looks_like_a_conversation_among_others_stays_text(tmp_path: Path) -> None:
+    texts = ["[{'role': 'user', 'content': 'Hi'}] in Python?", "Hi"]
+    rows = pd.DataFrame({"prompt": texts, "response_a": ["a", "b"], "response_b": ["b", "a"]})
+    rows.to_csv(tmp_path / "text.csv", index=False)
+    assert [pair.prompt for pair in read_pairs(tmp_path / "text.csv")] == texts
+
+
 def test_a_response_of_a_megabyte_in_a_csv_is_named(tmp_path: Path) -> None:
     frame().assign(response_a=["a", "x" * 1_000_000, "c"]).to_csv(tmp_path / "long.csv", index=False)
     with pytest.raises(RowError, match="row 1, column response_a: response over 500,000 characters"):
@@ -199,6 +216,12 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
         written("a.csv", b"prompt,response_a,response_b\nx,y,z\nx,y\n1,2,3,4\n"),
         "record 3 .the header is record 1.: expected 3 fields, found 2: 'x,y'; 2 such records in all",
     ),
+    "conversations cut short": (
+        written("a.csv", b"prompt,response_a,response_b\n\"[{'role': 'user', 'con\",a,b\n"),
+        r"a\.csv: column prompt holds conversations written as text, .* is neither JSON nor Python; .* Parquet",
+    ),
+    "JSON cut short": (written("a.json", b'[{"prompt": "x"'), r"a\.json: no valid JSON .*; correct it"),
+    "JSON of texts": (written("a.json", b'["x"]'), r"a\.json, element 0: expected an object, found str"),
     "CSV in Latin-1": (written("a.csv", b"prompt,response_a,response_b\n\xe9,a,b\n"), "no readable CSV file .*UTF-8"),
     "column twice": (written("a.csv", b"prompt,prompt\na,b\n"), "column prompt stands there more than once"),
     "column twice in a frame": (lambda at: pd.concat([frame(), frame()], axis=1), "names must be texts, each once"),

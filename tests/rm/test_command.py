@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 import rm
-from labeling.errors import DataError, WeakprefError
+from labeling.errors import DataError, WeakprefError, WeakprefWarning
 from labeling.files import write_json
-from rm.command import arguments, main
+from rm.command import arguments, main, train
 from rm.config import RewardConfig
 from rm.launch import PRESETS, launch, preset
 from rm.run_folder import described
@@ -46,7 +46,8 @@ def test_the_help_shows_every_field_in_its_own_words(
 
 def test_a_config_written_as_a_command_line_is_read_back(trained: list[Any]) -> None:
     config = RewardConfig("base", **CHANGED)
-    assert main(arguments([Path("a"), Path("b")], Path("rm0"), True, config, Path("c"), Path("t"))) == 0
+    with pytest.warns(WeakprefWarning, match="no run to rm0 to resume"):
+        assert main(arguments([Path("a"), Path("b")], Path("rm0"), True, config, Path("c"), Path("t"))) == 0
     how = {"out": Path("rm0"), "resume": True, "cache": Path("t"), "held_out": Path("c")}
     assert trained == [([Path("a"), Path("b")], config, how)]
 
@@ -164,6 +165,10 @@ def test_a_dry_run_takes_what_is_held_out_and_refuses_what_a_run_would(
     assert main([*asked, "--held-out", str(other), "--cache", str(tmp_path / "tokens")]) == 0
     assert "held out     2 pairs" in capsys.readouterr().out
     assert (tmp_path / "tokens").is_dir()
+    assert main([*asked, "--report-to", "tensorbord"]) == 2
+    assert "nothing is called 'tensorbord'; known are" in capsys.readouterr().err
+    assert main([*asked, "--preset", "dpp"]) == 2
+    assert "preset is 'dpp', expected one of" in capsys.readouterr().err
     (tmp_path / "rm0").mkdir()
     (tmp_path / "rm0" / "config.json").touch()
     assert main(asked) == 2
@@ -182,3 +187,12 @@ def test_a_dry_run_of_several_processes_takes_their_checkpoints_for_its_own(
     assert "token" in capsys.readouterr().out
     assert main([*asked, "--resume", "--seed", "9"]) == 2
     assert "belongs to another run (seed differ)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_resuming_what_never_began_says_so(tiny: str, universal: Any, conversations: Any, tmp_path: Path) -> None:
+    data, out = universal(conversations(4)), tmp_path / "rm0"
+    options = RewardConfig(tiny, max_length=128, max_steps=1)
+    with pytest.warns(WeakprefWarning, match=r"there is no run to .*rm0 to resume: it begins anew"):
+        train([data], out, options, resume=True)
+    assert (out / "config.json").is_file()

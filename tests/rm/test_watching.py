@@ -244,6 +244,18 @@ def test_tensorboard_gets_the_log(
     assert list((tmp_path / "rm.logs").glob("events.out.tfevents.*"))
 
 
+def test_a_log_that_nothing_would_take_is_refused_before_the_run(
+    tiny: str, universal: Write, conversations: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = universal(conversations(4))
+    with pytest.raises(DataError, match=r"'none, tensorbord', and nothing is called 'tensorbord'; known are .*wandb"):
+        train(data, config(tiny, report_to="none, tensorbord"), out=tmp_path / "rm")
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+    with pytest.raises(DataError, match=r"'wandb': WandbCallback requires wandb .*; or leave wandb out"):
+        train(data, config(tiny, report_to="wandb"), out=tmp_path / "rm")
+    assert [path.name for path in tmp_path.iterdir()] == [data.name]
+
+
 def test_watching_without_held_out_pairs_or_with_two_kinds_of_them_is_refused(
     tiny: str, universal: Write, conversations: Rows, tmp_path: Path
 ) -> None:
