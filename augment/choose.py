@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import numpy.typing as npt
 
-from labeling.errors import DataError
-from labeling.pairs import Pairs
+from labeling.arrays import check_order
+from labeling.errors import DataError, WeakprefWarning
+from labeling.pairs import Pairs, check_pairs
 
 
 def choose(pairs: Pairs, p_a: npt.ArrayLike, n: int, *, seed: int = 0) -> npt.NDArray[np.bool_]:
@@ -17,12 +20,21 @@ def choose(pairs: Pairs, p_a: npt.ArrayLike, n: int, *, seed: int = 0) -> npt.ND
     are kept even if they are more than n. Of equally sure pairs the content hash says which are of that half; ties
     (0.5) never are. Raises DataError for n below 1, or p_a of another shape, outside [0, 1] or NaN for a weak pair.
     """
+    check_pairs(pairs)
+    check_order(p_a, "p_a")
     p = np.asarray(p_a, dtype=np.float64)
     if n < 1 or p.shape != (len(pairs),):
         raise DataError(f"n is {n} and p_a has shape {p.shape}; expected n of 1 or more and shape ({len(pairs)},)")
     if seed < 0:
         raise DataError(f"seed is {seed}; expected 0 or more")
     chosen = ~np.isnan(pairs.gold)
+    if chosen.sum() > n:
+        warnings.warn(
+            f"{chosen.sum()} pairs have gold and all are chosen, though n is {n}; hide the labels that are held back "
+            "with pairs.with_gold(gold)",
+            WeakprefWarning,
+            stacklevel=2,
+        )
     weak = np.flatnonzero(~chosen)
     bad = weak[~((p[weak] >= 0) & (p[weak] <= 1))]
     if len(bad):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import pyarrow.parquet as pq
 
 from augment.card import card
 from augment.columns import SCHEMA, FloatArray, Labelled, columns, orient
-from labeling.errors import DataError, RowError, VotesError
+from labeling.arrays import check_order
+from labeling.errors import DataError, RowError, VotesError, WeakprefWarning
 from labeling.files import manifest, replacing, sha256, write_json
-from labeling.pairs import Pairs
-from labeling.votes import VoteMatrix
+from labeling.pairs import Pairs, check_pairs
+from labeling.votes import VoteMatrix, check_votes
 
 GROUP_ROWS = 1_000
 """Rows of a Parquet row group: with texts of at most a million characters its columns stay below Arrow's 2 GB."""
@@ -78,6 +80,7 @@ def export(
     """
     options = options or ExportOptions()
     _check_target(Path(out))
+    check_pairs(pairs)
     _check_pairs(pairs)
     _check_votes(votes, pairs)
     p, w = _probabilities(p_a, pairs), _weights(weights, len(pairs))
@@ -156,6 +159,7 @@ def _check_votes(votes: VoteMatrix | None, pairs: Pairs) -> None:
     way_out = "make them of the same pairs in the same order: apply(voters, pairs), then take() the same rows of both"
     if votes is None:
         return
+    check_votes(votes)
     if len(votes) != len(pairs):
         raise VotesError(f"votes has {len(votes)} rows, expected {len(pairs)}, one a pair; {way_out}")
     other = votes.pair_ids != pairs.pair_ids
@@ -178,6 +182,14 @@ def _probabilities(p_a: npt.ArrayLike, pairs: Pairs) -> FloatArray:
                 f"p_a {what} in {bad.sum()} rows, as {p[row]:g} in row {row} (pair {pairs.pair_ids[row]}); expected "
                 "P(A preferred) in [0, 1] wherever a pair has no gold (0.5 = unknown), as from model.posterior(votes)"
             )
+    known = ~np.isnan(p)
+    if known.any() and not np.isnan(pairs.gold).any() and (p != pairs.gold)[known].any():
+        warnings.warn(
+            f"all {len(pairs)} pairs have gold, which goes before p_a: no label of p_a is written; hide the labels "
+            "that are held back with pairs.with_gold(gold)",
+            WeakprefWarning,
+            stacklevel=3,
+        )
     return p
 
 
@@ -205,6 +217,7 @@ def _iterations(iterations: npt.ArrayLike | None, pairs: Pairs, options: ExportO
 
 
 def _numbers(name: str, values: npt.ArrayLike, n: int) -> FloatArray:
+    check_order(values, name)
     array = np.asarray(values, dtype=np.float64)
     if array.shape != (n,):
         raise DataError(f"{name} has shape {array.shape}, expected ({n},): one number a pair")

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from labeling.casting import Cast, OnError, cast
 from labeling.errors import DataError, VoterError, WeakprefWarning
-from labeling.pairs import Pairs
+from labeling.pairs import Pairs, check_pairs
 from labeling.returned import shown
 from labeling.snorkel_voter import SnorkelVoter, is_snorkel
 from labeling.voters import SelfLabelling, Voter
@@ -90,8 +90,7 @@ def _voter(voter: Any, position: int) -> Voter:
 
 
 def _check(panel: Sequence[Voter], pairs: Pairs, on_error: str, workers: int | None) -> None:
-    if not isinstance(pairs, Pairs):
-        raise DataError(f"pairs is a {type(pairs).__name__}; expected Pairs: pass it through read_pairs first")
+    check_pairs(pairs)
     if on_error not in ("raise", "abstain"):
         raise DataError(f'on_error is {on_error!r}; expected "raise" or "abstain"')
     if workers is not None and (not isinstance(workers, int) or isinstance(workers, bool) or workers < 1):

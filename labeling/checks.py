@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from labeling.arrays import as_labels
 from labeling.errors import GoldError, VotesError
 from labeling.pairs import check_range
-from labeling.votes import VoteMatrix
+from labeling.votes import VoteMatrix, check_votes
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -22,10 +23,11 @@ def checked_gold(gold: npt.ArrayLike | None, votes: VoteMatrix) -> FloatArray:
 
     Raises VotesError without rows or voters, and GoldError for gold of another shape, outside [0, 1] or of one class.
     """
+    check_votes(votes)
     n = len(votes)
     if not n or not votes.names:
         raise VotesError(f"nothing to learn from: {n} rows and {len(votes.names)} voters; apply voters to some pairs")
-    values = np.full(n, np.nan) if gold is None else np.asarray(gold, dtype=np.float64)
+    values = np.full(n, np.nan) if gold is None else as_labels(gold)
     if values.shape != (n,):
         raise GoldError(f"gold has shape {values.shape}, expected ({n},): one a row of votes, NaN = unlabelled")
     check_range(values)
@@ -70,6 +72,7 @@ def check_fitted(fitted: Sequence[str]) -> None:
 def check_voters(fitted: Sequence[str], votes: VoteMatrix) -> None:
     """Raise VotesError unless the model was fitted, on these voters in this order."""
     check_fitted(fitted)
+    check_votes(votes)
     if votes.names != tuple(fitted):
         raise VotesError(
             f"the label model was fitted on the voters {', '.join(fitted)}, found {', '.join(votes.names)}; "

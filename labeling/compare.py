@@ -104,6 +104,8 @@ def compare(
     """
     if n_folds < 2:
         raise DataError(f"n_folds is {n_folds}, expected 2 or more: one to judge on, the others to fit on; pass 5")
+    if not isinstance(models, Mapping) or not all(callable(make) for make in models.values()):
+        raise DataError("models must be a dict of names and classes, as {'label': LabelModel, 'coin': OneCoin}")
     labels = checked_gold(gold, votes)
     known = ~np.isnan(labels)
     groups = _groups(votes)[known]

@@ -19,7 +19,7 @@ from labeling.copies import independence
 from labeling.latent_class import LatentClass
 from labeling.latent_class_fit import fit_latent_class
 from labeling.misfit import misfit
-from labeling.shared_factor import SharedFactor, fit_shared_factor, improved
+from labeling.shared_factor import SharedFactor, beside, fit_shared_factor, graded, improved, taken_for_y
 from labeling.structure_search import best_latent_class, vote_table
 from labeling.vote_rows import VoteRows, grade, leanings, strengths
 
@@ -110,9 +110,9 @@ def learn_consensus(rows: VoteRows) -> Consensus:
     few = rows.part(SEARCH_ROWS)
     best = best_latent_class(few, sloped, tuple(int(j) for j in np.flatnonzero(leaning & ~constant)))
     gaussian = None if lopsided else _shared_factor(few)
-    if gaussian is not None and _predictability(gaussian, few) > _predictability(best.model, few):
+    if gaussian is not None and _predictability(gaussian.model, few) > _predictability(best.model, few):
         model: LatentClass | SharedFactor
-        model, converged = improved(gaussian, rows.leanings, 200)
+        model, converged = gaussian.improved(rows.leanings)
     else:
         last = fit_latent_class(vote_table(rows, best.model.structure.sloped), best.model.structure, best.model.vector)
         model, converged = last.model, last.converged
@@ -122,7 +122,24 @@ def learn_consensus(rows: VoteRows) -> Consensus:
     return Consensus(model, silence, constant, left, trust, worth, lopsided, converged)
 
 
-def _shared_factor(rows: VoteRows) -> SharedFactor | None:
+@dataclass(frozen=True)
+class _Gaussian:
+    """The Gaussian model of all voters."""
+
+    model: SharedFactor
+    core: npt.NDArray[np.bool_] | None
+    """Shape (m,): the voters that say what the preference is; None = all."""
+
+    def improved(self, leanings: FloatArray) -> tuple[SharedFactor, bool]:
+        """Return the model fitted on all rows of leanings (n, m), and whether it reached its maximum."""
+        if self.core is None:
+            return improved(self.model, leanings, 200)
+        own = SharedFactor(self.model.signal[self.core], self.model.shared[self.core], self.model.noise[self.core])
+        found, converged = improved(own, leanings[:, self.core], 200)
+        return beside(found, leanings, self.core), converged
+
+
+def _shared_factor(rows: VoteRows) -> _Gaussian | None:
     """Return the Gaussian model if three voters or more vote often enough, and most votes come with a margin."""
     voted = rows.signs != 0
     often = voted.sum(axis=0) >= OFTEN
@@ -131,7 +148,13 @@ def _shared_factor(rows: VoteRows) -> SharedFactor | None:
     found = fit_shared_factor(rows.leanings[:, often])
     signal, shared, noise = np.zeros(len(often)), np.zeros(len(often)), np.ones(len(often))
     signal[often], shared[often], noise[often] = found.signal, found.shared, found.noise
-    return SharedFactor(signal, shared, noise)
+    model = SharedFactor(signal, shared, noise)
+    core = often & graded(np.where(voted, rows.scores, 0.0), rows.leanings)
+    if not (taken_for_y(model) & often & ~core).any():
+        return _Gaussian(model, None)
+    if core.sum() < 3:
+        return None
+    return _Gaussian(beside(fit_shared_factor(rows.leanings[:, core]), rows.leanings, core), core)
 
 
 def _predictability(model: LatentClass | SharedFactor, rows: VoteRows) -> float:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from labeling.errors import VotesError
-from labeling.votes import Vote, VoteMatrix
+from labeling.votes import Vote, VoteMatrix, check_votes
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -104,13 +104,16 @@ class Explanation:
 _VOTES = {Vote.A: "A", Vote.B: "B", Vote.ABSTAIN: "abstain"}
 
 
-def explain(model: HasPosterior, votes: VoteMatrix, i: int) -> Explanation:
-    """Say what each of the m voters adds to the posterior of row i: the log-odds with it minus those without.
+def explain(model: HasPosterior, votes: VoteMatrix, i: int | str) -> Explanation:
+    """Say what each of the m voters adds to the posterior of row i, or of the pair with that id.
+
+    That is the log-odds with its vote minus those without.
 
     Any fitted label model will do: it is asked for the posterior of the row and of m variants of it, each with one
     voter abstaining (vote -1, margin NaN). Raises VotesError for a row that does not exist.
     """
-    row, m = index(i), len(votes.names)
+    check_votes(votes)
+    row, m = _row(votes, i), len(votes.names)
     if not 0 <= row < len(votes):
         raise VotesError(f"there is no row {row}: expected a row of the votes, from 0 to {len(votes) - 1}; pass one")
     p_a = model.posterior(_without_each(votes, row))
@@ -121,6 +124,15 @@ def explain(model: HasPosterior, votes: VoteMatrix, i: int) -> Explanation:
     ]
     parts.sort(key=lambda part: (-abs(part.contribution), part.vote == Vote.ABSTAIN, part.voter))
     return Explanation(str(votes.pair_ids[row]), float(p_a[0]), tuple(parts))
+
+
+def _row(votes: VoteMatrix, i: int | str) -> int:
+    if not isinstance(i, str):
+        return index(i)
+    found = np.flatnonzero(votes.pair_ids == i)
+    if not len(found):
+        raise VotesError(f"no row of the votes is of the pair {i}; pass one of votes.pair_ids, or the number of a row")
+    return int(found[0])
 
 
 def voter_table(model: HasLearned) -> pd.DataFrame:

@@ -7,35 +7,39 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from labeling.arrays import as_labels
 from labeling.errors import VotesError
-from labeling.votes import Vote, VoteMatrix
+from labeling.votes import Vote, VoteMatrix, check_votes
 
 FloatArray = npt.NDArray[np.float64]
 Voted = tuple[VoteMatrix, FloatArray | None]
 """Votes and the gold labels of their rows (n,), as `read_votes` returns them."""
 
 
-def join_votes(parts: Sequence[Voted]) -> Voted:
+def join_votes(parts: Sequence[Voted | VoteMatrix]) -> Voted:
     """Return the votes of all voters on all pairs of some vote matrices, matched by pair_id, and the gold there is.
+
+    A matrix alone counts as one without gold.
 
     Pairs stand in the order in which they first occur; a voter abstains where its matrix lacks a pair. Raises
     VotesError for fewer than two matrices, a voter in two of them, a pair twice in one, or a pair whose gold or group
     differs between two.
     """
+    known = [_voted(part) for part in parts]
     if len(parts) < 2:
         raise VotesError(f"there are votes of {len(parts)} files to join, expected two or more")
-    names = [name for votes, _ in parts for name in votes.names]
+    names = [name for votes, _ in known for name in votes.names]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise VotesError(f"more than one file holds votes of {', '.join(twice)}; expected each voter once")
     place: dict[str, int] = {}
-    for votes, _ in parts:
+    for votes, _ in known:
         for pair in votes.pair_ids.tolist():
             place.setdefault(pair, len(place))
     n, m = len(place), len(names)
     said, margins = np.full((n, m), Vote.ABSTAIN, dtype=np.int8), np.full((n, m), np.nan, dtype=np.float32)
     gold, groups, first = np.full(n, np.nan), np.full(n, "", dtype=object), 0
-    for votes, labels in parts:
+    for votes, labels in known:
         rows = np.array([place[pair] for pair in votes.pair_ids.tolist()], dtype=np.int64)
         if len(np.unique(rows)) < len(rows):
             raise VotesError(f"the votes of {votes.names[0]} and others hold a pair twice; expected each pair once")
@@ -52,10 +56,26 @@ def join_votes(parts: Sequence[Voted]) -> Voted:
         tuple(names),
         np.asarray(list(place), dtype=np.str_),
         groups.astype(np.str_) if (groups != "").all() else None,
-        {name: count for votes, _ in parts for name, count in votes.errors.items()},
-        tuple(name for votes, _ in parts for name in votes.self_labels),
+        {name: count for votes, _ in known for name, count in votes.errors.items()},
+        tuple(name for votes, _ in known for name in votes.self_labels),
     )
-    return whole, None if all(labels is None for _, labels in parts) else gold
+    return whole, None if all(labels is None for _, labels in known) else gold
+
+
+def _voted(part: Voted | VoteMatrix) -> Voted:
+    """Return votes and gold, checked; raises VotesError."""
+    if isinstance(part, VoteMatrix):
+        part = part, None
+    if not (isinstance(part, tuple) and len(part) == 2):
+        check_votes(part)
+    votes, gold = part
+    check_votes(votes)
+    if votes.anonymous:
+        raise VotesError(f"the votes of {', '.join(votes.names)} have no pair ids to match by; pass pair_ids to of")
+    labels = None if gold is None else as_labels(gold)
+    if labels is not None and labels.shape != (len(votes),):
+        raise VotesError(f"gold has shape {labels.shape}, expected ({len(votes)},): one a row of votes")
+    return votes, labels
 
 
 def _put(

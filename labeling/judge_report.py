@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from labeling.errors import VotesError
 from labeling.files import write_json
 from labeling.metrics import accuracy, accuracy_interval
 from labeling.pairs import Pairs
@@ -86,10 +85,9 @@ class JudgeReport:
 def judge_report(verdicts: Verdicts, pairs: Pairs, cost_usd: float | None = None) -> JudgeReport:
     """Compare what a judge said, at a cost in USD, with the pairs it was asked about.
 
-    Raises VotesError if they are not equally many.
+    Raises VotesError if they are on other pairs.
     """
-    if len(verdicts) != len(pairs):
-        raise VotesError(f"there are verdicts on {len(verdicts):,} pairs, but {len(pairs):,} pairs; judge these pairs")
+    verdicts.check_same(pairs)
     gold, margins = pairs.gold, verdicts.margins
     decided = ~np.isnan(gold) & (gold != 0.5)
     voted = verdicts.votes >= 0

@@ -140,8 +140,8 @@ class LabelModel:
                 out[rows] = self.learned_.log_odds(signs_of(votes.votes[rows][:, order]), margins)
         return out
 
-    def explain(self, votes: VoteMatrix, i: int) -> Explanation:
-        """Return what each voter adds to the posterior of pair i."""
+    def explain(self, votes: VoteMatrix, i: int | str) -> Explanation:
+        """Return what each voter adds to the posterior of row i, or of the pair with that id."""
         return explain(self, votes, i)
 
     def save(self, path: str | Path) -> None:

@@ -109,6 +109,15 @@ class Engine(Protocol):
         """Return how many tokens each prompt is, chat template included."""
 
 
+def check_engine(engine: object) -> None:
+    """Raise DataError for anything but an engine."""
+    if not all(callable(getattr(engine, name, None)) for name in ("generate", "choose", "count_tokens")):
+        raise DataError(
+            f"engine is {engine!r}, expected an engine: TransformersEngine(model), OpenAIEngine(model, base_url) or "
+            "VLLMEngine(model)"
+        )
+
+
 def fitting(prompts: Sequence[Conversation], engine: Engine, max_tokens: int) -> list[bool]:
     """Return which prompts leave the model room for `max_tokens` of answer; all do where its context is not known."""
     if engine.context is None:

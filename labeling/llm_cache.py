@@ -23,11 +23,13 @@ import numpy as np
 
 from labeling.budget import Watch, unwatched
 from labeling.errors import BudgetError, DataError, WeakprefWarning
-from labeling.llm import Completion, Conversation, Engine, FloatArray, Sampling, turns
+from labeling.llm import Completion, Conversation, Engine, FloatArray, Sampling, check_engine, turns
 
 TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum TEXT NOT NULL)"
 Ask = Callable[[Sequence[int], range], list[list[str]]]
 """Asks the engine for some samples (a range of their places) of some rows; returns a value a row and sample."""
+SQLITE = b"SQLite format 3\0"
+"""How a database file begins."""
 WAIT_S = 60.0
 """How long to wait for another process that is writing."""
 
@@ -58,6 +60,7 @@ class CachedEngine:
 
         Raises DataError if there is no such folder, or chunk is below 1.
         """
+        check_engine(engine)
         if chunk < 1:
             raise DataError(f"chunk: expected at least 1 prompt at a time, found {chunk}")
         self.engine, self.path, self.chunk = engine, None if path is None else Path(path), chunk
@@ -197,9 +200,22 @@ def open_or_rebuild(path: Path) -> None:
     """
     if not path.parent.is_dir():
         raise DataError(f"{path}: there is no such folder; make it, or keep the cache elsewhere")
+    _check_kind(path)
     verdict = _verdict(path, make=True)
     if verdict != "ok":
         _rebuild(path, verdict)
+
+
+def _check_kind(path: Path) -> None:
+    """Raise DataError for a file that is no database: it is somebody's, not a damaged cache."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, expected a file for the cache of answers; name another")
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        begins = file.read(len(SQLITE))
+    if begins != SQLITE[: len(begins)]:
+        raise DataError(f"{path} is no cache of answers (no SQLite file); nothing was touched: name another file")
 
 
 def _verdict(path: Path, *, make: bool) -> str:

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from labeling.votes import VoteMatrix
+from labeling.votes import VoteMatrix, check_votes
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -27,6 +27,7 @@ class MajorityVote:
 
     def posterior(self, votes: VoteMatrix) -> FloatArray:
         """Return the share of votes for A among the votes cast, shape (n,), in [0, 1]."""
+        check_votes(votes)
         signs = votes.signs.astype(np.float64)
         cast = np.abs(signs).sum(axis=1)
         lead = np.divide(signs.sum(axis=1), cast, out=np.zeros(len(votes)), where=cast > 0)

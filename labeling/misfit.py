@@ -13,13 +13,15 @@ from labeling.vote_rows import VoteRows
 
 FloatArray = npt.NDArray[np.float64]
 
+OVERLAP = 0.01
+"""Share of the pairs on which two voters both vote before their agreement says something."""
 COMPARED_ROWS = 2000
 """Rows with margins on which agreement is compared with what the model expects."""
 
 
 def misfit(model: LatentClass | SharedFactor, rows: VoteRows) -> tuple[float, float]:
     """Return the root mean square of unexplained agreement: with what so few pairs cannot exclude, and at least."""
-    if rows.signs.shape[1] < 3:
+    if _overlapping(rows) <= 3:
         return 1.0, 1.0
     if rows.scores.any():
         rows = rows.part(COMPARED_ROWS)
@@ -32,6 +34,12 @@ def misfit(model: LatentClass | SharedFactor, rows: VoteRows) -> tuple[float, fl
         agree, both = agreement(rows.signs.astype(np.float64), rows.counts)
         expected = _expected_agreement(model, rows, both)
     return unexplained(agree, expected, both)
+
+
+def _overlapping(rows: VoteRows) -> int:
+    """Return how often two voters both vote on `OVERLAP` of the pairs or more: three weights fit three such exactly."""
+    both = np.abs(rows.signs).astype(np.float64).T @ (np.abs(rows.signs) * rows.counts[:, None])
+    return int((np.triu(both, 1) >= OVERLAP * rows.counts.sum()).sum()) if rows.signs.shape[1] > 1 else 0
 
 
 def unexplained(agree: FloatArray, expected: FloatArray, both: FloatArray) -> tuple[float, float]:

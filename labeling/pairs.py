@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from labeling.arrays import as_labels, as_rows
 from labeling.errors import DataError, GoldError
 from labeling.files import replacing
 
@@ -177,28 +178,23 @@ class Pairs:
         return frame
 
     def write(self, path: str | Path) -> None:
-        """Write the pairs as Parquet; `read_pairs` reads the same pairs from it."""
+        """Write the pairs as Parquet; `read_pairs` reads them from it, the file's stem as `source` where they have none."""
         with replacing(path) as part:
             pq.write_table(self.table, part, compression="zstd")
 
-    def take(self, rows: npt.ArrayLike) -> Pairs:
-        """Return the pairs at the given row numbers, or where a boolean mask (n,) is true.
+    def take(self, rows: npt.ArrayLike | slice) -> Pairs:
+        """Return the pairs at the given row numbers, of a slice, or where a boolean mask (n,) is true.
 
-        Raises DataError for a mask of another shape.
+        Raises DataError for a mask of another shape, and for rows there are not.
         """
-        index = np.asarray(rows)
-        if index.dtype == np.bool_:
-            if index.shape != (len(self),):
-                raise DataError(f"a mask has shape {index.shape}; expected ({len(self)},), one a pair")
-            index = np.flatnonzero(index)
-        return Pairs(_take(self.table, index.astype(np.int64)), {})
+        return Pairs(_take(self.table, as_rows(rows, len(self))), {})
 
     def with_gold(self, gold: npt.ArrayLike | None) -> Pairs:
         """Return the same pairs with other gold labels, shape (n,), NaN or None where unlabelled; None removes all.
 
-        Raises GoldError for another shape, or labels outside [0, 1].
+        Raises GoldError for another shape, labels outside [0, 1], and what `as_labels` refuses.
         """
-        values = np.full(len(self), np.nan) if gold is None else np.asarray(gold, dtype=np.float64)
+        values = np.full(len(self), np.nan) if gold is None else as_labels(gold)
         if values.shape != (len(self),):
             raise GoldError(f"gold has shape {values.shape}; expected ({len(self)},), one a pair, NaN = unlabelled")
         check_range(values)
@@ -229,6 +225,25 @@ class Pairs:
             }
             rows.append(row | swapped)
         return Pairs(pa.Table.from_pylist(rows, schema=SCHEMA), self.dropped)
+
+
+def asked_of(pairs: pa.Table | Pairs) -> pa.Table:
+    """Return `Pairs.voter_table()` of pairs, or such a table as it is; raises DataError for anything else."""
+    if isinstance(pairs, pa.Table):
+        return pairs
+    check_pairs(pairs)
+    return pairs.voter_table()
+
+
+def ids_of(table: pa.Table) -> npt.NDArray[np.str_] | None:
+    """Return the ids (n,) of the pairs of a voter table; None where it has none."""
+    return np.asarray(table["pair_id"].to_pylist(), dtype=np.str_) if "pair_id" in table.column_names else None
+
+
+def check_pairs(pairs: object, what: str = "pairs") -> None:
+    """Raise DataError for anything but `Pairs`."""
+    if not isinstance(pairs, Pairs):
+        raise DataError(f"{what} is a {type(pairs).__name__}; expected Pairs: pass it through read_pairs first")
 
 
 def _take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:

@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from labeling.errors import DataError
 from labeling.judge_prompts import Template, load_template
-from labeling.llm import Conversation, Engine, Sampling
+from labeling.llm import Conversation, Engine, Sampling, check_engine
+from labeling.pairs import Pairs, asked_of, ids_of
 from labeling.returned import Votes, signs_to_votes
 from labeling.truncation import ANSWER_TOKENS, Texts, fit_prompts, prompt_room
 from labeling.verdicts import Cost, Verdicts, agreement
@@ -62,6 +63,7 @@ class PairwiseJudge:
     def __post_init__(self) -> None:
         if self.on_flip not in ("abstain", "keep"):
             raise DataError(f'on_flip is {self.on_flip!r}; expected "abstain" or "keep"')
+        check_engine(self.engine)
         self._prompts(("", "", ""))  # a template that cannot be used is refused here, not after the first pairs
 
     @property
@@ -73,9 +75,10 @@ class PairwiseJudge:
         """Vote on n rows of `Pairs.voter_table()`."""
         return self.judge(table).ballot()
 
-    def judge(self, table: pa.Table) -> Verdicts:
-        """Return votes on n rows of `Pairs.voter_table()` with both orders' log-odds, counts and cost."""
+    def judge(self, table: pa.Table | Pairs) -> Verdicts:
+        """Return votes on n pairs, or rows of `Pairs.voter_table()`, with both orders' log-odds, counts and cost."""
         start = time.perf_counter()
+        table = asked_of(table)
         fitted = fit_prompts(texts_of(table), self._prompts, self.engine, self._most_tokens())
         asked = np.flatnonzero(~fitted.too_long)
         prompts = [prompt for i in asked for prompt in fitted.prompts[i]]
@@ -89,7 +92,7 @@ class PairwiseJudge:
             self.name, votes, margins, abstained, cost, orders[:, 0], orders[:, 1],
             scores=np.full((table.num_rows, 2), np.nan), sample_agreement=alike,
             n_cut=int((fitted.cut & ~fitted.too_long).sum()),
-            notes={"kind": "pairwise", "model": self.engine.model, "criterion": self.criterion},
+            notes={"kind": "pairwise", "model": self.engine.model, "criterion": self.criterion}, pair_ids=ids_of(table),
         )  # fmt: skip
 
     @cached_property

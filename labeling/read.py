@@ -33,7 +33,7 @@ def read_pairs(
     `source` is a path (.parquet, .jsonl, .jsonl.gz, .json, .csv, a folder of Parquet files), a hub id (`owner/name`,
     its split `train`), a pandas DataFrame, a pyarrow Table or a `datasets.Dataset`. Its layout is recognised by the
     columns (`layouts.LAYOUTS`), or named by `layout`. Where a layout names a winner, which response becomes A is drawn
-    by a content hash. `name` becomes the pairs' `source` where no column says it (else: the file's stem, or the hub id).
+    by a content hash. `name` becomes the pairs' `source` where no column says it (else: the file's stem, or hub id).
 
     Rows that cannot be used (`rows.check`) raise, or are left out, counted in `Pairs.dropped`, with a WeakprefWarning.
     A response may have `max_chars` characters. Of duplicates with different gold the first is kept with the mean gold.

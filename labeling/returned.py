@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from labeling.arrays import check_order
 from labeling.errors import VoterError
 from labeling.votes import Vote
 
@@ -29,6 +30,7 @@ def as_vote(value: Any) -> int:
 
 def as_votes(value: Any, n: int) -> Votes:
     """Return a batch function's votes as int8 (n,); raise VoterError on another shape, dtype or value."""
+    check_order(value, "what it returned", VoterError)
     array = np.asarray(value)
     if array.shape != (n,):
         raise VoterError(f"returned {shown(value)} of shape {array.shape}; expected {n} votes, shape ({n},)")
@@ -56,6 +58,7 @@ def as_score(value: Any, response: str) -> float:
 
 def as_scores(value: Any, n: int, response: str) -> npt.NDArray[np.float64]:
     """Return a batch function's scores as float64 (n,), NaN where null; raise VoterError on anything else."""
+    check_order(value, "what it returned", VoterError)
     array = np.asarray(value)
     if array.shape != (n,):
         raise VoterError(f"returned {shown(value)} of shape {array.shape}; expected {n} numbers, shape ({n},)")

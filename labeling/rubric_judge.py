@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from labeling.errors import DataError
 from labeling.judge_prompts import Template, load_template
-from labeling.llm import Conversation, Engine, Sampling
+from labeling.llm import Conversation, Engine, Sampling, check_engine
+from labeling.pairs import Pairs, asked_of, ids_of
 from labeling.returned import Votes, signs_to_votes
 from labeling.truncation import ANSWER_TOKENS, Texts, fit_prompts, prompt_room
 from labeling.verdicts import Cost, Verdicts, agreement
@@ -56,6 +57,7 @@ class RubricJudge:
     def __post_init__(self) -> None:
         if any(not 0 < weight < math.inf for weight in self.criteria.values()):
             raise DataError(f"criteria have the weights {list(self.criteria.values())}; expected numbers above 0")
+        check_engine(self.engine)
         self._prompts(("", "", ""))  # a template that cannot be used is refused here, not after the first pairs
 
     @property
@@ -67,9 +69,10 @@ class RubricJudge:
         """Vote on n rows of `Pairs.voter_table()`."""
         return self.judge(table).ballot()
 
-    def judge(self, table: pa.Table) -> Verdicts:
-        """Return votes on n rows of `Pairs.voter_table()` with the scores, counts and cost."""
+    def judge(self, table: pa.Table | Pairs) -> Verdicts:
+        """Return votes on n pairs, or rows of `Pairs.voter_table()`, with the scores, counts and cost."""
         start = time.perf_counter()
+        table = asked_of(table)
         items, place = distinct(self._items(table))
         answer = ANSWER_TOKENS if self.sampling is None else self.sampling.max_tokens
         most = prompt_room(self.engine, self.max_prompt_tokens, answer)
@@ -90,6 +93,7 @@ class RubricJudge:
             Cost(n_prompts, tokens, counts.n_tokens, time.perf_counter() - start), unknown, unknown,
             scores, counts.n_samples, counts.n_unparsed, counts.agreement, int((cut & ~too_long).sum()),
             {"kind": "rubric", "model": self.engine.model, "criteria": "; ".join(self.criteria) or "five points"},
+            ids_of(table),
         )  # fmt: skip
 
     @cached_property

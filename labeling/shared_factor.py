@@ -4,7 +4,8 @@ Given the preferred response y in {-1, +1} and the confounder c ~ N(0, 1), the s
 mu_j y + b_j c and variance d_j: the residual covariance is diagonal plus rank one. Second moments tell the plane that
 mu and b span (factor analysis); which direction in it is the preference follows from y having two values, where c is
 normal (the likelihood of the mixture), and from the assumption that voters are right more often than wrong. Fitted by
-expectation maximisation.
+expectation maximisation. A voter whose scores have two values themselves, as votes without margins have, looks just
+like the preference: where the likelihood takes it for that, the others alone say what the preference is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ FloatArray = npt.NDArray[np.float64]
 N_ANGLES = 36
 TYPICAL_SIGNAL = (0.3, 0.25)
 """Mean and standard deviation of mu among voters before any are seen, in standard deviations of the score."""
+MIN_SIZES = 10
+"""Sizes of score from which on a voter is graded."""
+PURE = 0.9
+"""Share of the scores of a voter that is not graded, explained by y, from which on it was taken for the preference."""
 TRUSTED_ROWS = 2000
 """The likelihood of this many rows decides between directions: more would only make the normal shape a dogma."""
 
@@ -56,6 +61,45 @@ def fit_shared_factor(scores: FloatArray) -> SharedFactor:
     """Fit scores (n, m), 0 = none, whose rows may have been turned; every voter needs some scores."""
     starts = [improved(start, scores, 200)[0] for start in _directions(scores)]
     return max(starts, key=lambda model: _plausibility(model, scores))
+
+
+def graded(scores: FloatArray, own: FloatArray) -> npt.NDArray[np.bool_]:
+    """Return which voters have `MIN_SIZES` sizes of score in most of what they say, shape (m,).
+
+    `scores` (n, m) are margins as scores, 0 = none, `own` those with votes as +-1 where there is no margin.
+    """
+    said = (own != 0).sum(axis=0)
+    sizes = [len(np.unique(np.abs(column[column != 0]))) for column in scores.T]
+    result: npt.NDArray[np.bool_] = (np.asarray(sizes) >= MIN_SIZES) & (2 * (scores != 0).sum(axis=0) > said)
+    return result
+
+
+def taken_for_y(model: SharedFactor) -> npt.NDArray[np.bool_]:
+    """Return which voters y all but equals, shape (m,)."""
+    explained: FloatArray = model.signal**2
+    result: npt.NDArray[np.bool_] = explained >= PURE * (explained + model.shared**2 + model.noise)
+    return result
+
+
+def beside(core: SharedFactor, scores: FloatArray, own: npt.NDArray[np.bool_]) -> SharedFactor:
+    """Return a model of all m voters of scores (n, m), where `core` is that of the voters `own` (m,) alone.
+
+    The others' scores are regressed on what the core expects of y and c, so they have no say in what those are.
+    """
+    signal, shared, spread, overlap, _ = _sums(core, scores[:, own])
+    left = 1 / (1 + spread)
+    y = np.tanh(signal - overlap * shared * left)
+    c = left * (shared - y * overlap)
+    mu, b, d = (np.zeros(len(own)) for _ in range(3))
+    mu[own], b[own], d[own] = core.signal, core.shared, core.noise
+    for j in np.flatnonzero(~own):
+        z = scores[:, j]
+        said = z != 0
+        both = np.stack([y[said], c[said]])
+        # A few imagined rows, in which the voter says nothing of either, so that it can always be solved.
+        mu[j], b[j] = np.linalg.solve(both @ both.T + 5 * np.eye(2), both @ z[said])
+        d[j] = max((np.sum(z[said] ** 2) + 1) / (said.sum() + 1) - mu[j] ** 2 - b[j] ** 2, 0.02)
+    return SharedFactor(mu, b, d)
 
 
 def _plausibility(model: SharedFactor, scores: FloatArray) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labeling.errors import DataError, GoldError, GroupLeakError
-from labeling.pairs import Pairs
+from labeling.pairs import Pairs, check_pairs
 
 
 def split_by_group(pairs: Pairs, test_share: float = 0.2, seed: int = 0) -> tuple[Pairs, Pairs]:
@@ -21,6 +21,7 @@ def split_by_group(pairs: Pairs, test_share: float = 0.2, seed: int = 0) -> tupl
 
     Raises DataError if everything hangs together, so that there is nothing to split.
     """
+    check_pairs(pairs)
     if not 0.0 < test_share < 1.0:
         raise DataError(f"test_share must lie between 0 and 1, found {test_share}")
     component = _components(pairs.groups, pairs.prompt_texts.to_pylist())
@@ -91,6 +92,8 @@ def _fill(sizes: npt.NDArray[np.int64], order: npt.NDArray[np.int64], wanted: fl
 
 def check_disjoint(train: Pairs, test: Pairs) -> None:
     """Raise GroupLeakError if a group or a prompt stands on both sides."""
+    check_pairs(train, "train")
+    check_pairs(test, "test")
     for what, left, right in (
         ("group", train.groups.tolist(), test.groups.tolist()),
         ("prompt", train.prompt_texts.to_pylist(), test.prompt_texts.to_pylist()),
@@ -115,6 +118,7 @@ def gold_sample(pairs: Pairs, gold: float, seed: int = 0) -> npt.NDArray[np.bool
 
     Raises GoldError if that is less than one pair, or more than are labelled.
     """
+    check_pairs(pairs)
     labelled = np.flatnonzero(~np.isnan(pairs.gold))
     n = _how_many(gold, len(labelled))
     draws = _draws(pairs.pair_ids[labelled].tolist(), seed)
@@ -125,7 +129,7 @@ def gold_sample(pairs: Pairs, gold: float, seed: int = 0) -> npt.NDArray[np.bool
 
 def _how_many(gold: float, labelled: int) -> int:
     whole = isinstance(gold, numbers.Integral) and not isinstance(gold, bool)
-    if not whole and not 0.0 < gold < 1.0:
+    if not whole and not (isinstance(gold, numbers.Real) and 0.0 < gold < 1.0):
         raise GoldError(f"gold must be a whole number of pairs, or a share between 0 and 1, found {gold!r}")
     if not labelled:
         raise GoldError("no pair has a gold label, so none can be sampled; give a `gold` column")

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from labeling.errors import VotesError
-from labeling.pairs import Pairs
-from labeling.votes import Vote, VoteMatrix
+from labeling.pairs import Pairs, check_pairs
+from labeling.votes import Vote, VoteMatrix, check_votes
 
 Z95 = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""
@@ -33,7 +33,9 @@ def summary(votes: VoteMatrix, pairs: Pairs | None = None) -> Summary:
     which accuracy is right, with the Wilson 95 % interval from accuracy_low to accuracy_high (NaN without gold);
     errors: pairs it failed on. Raises VotesError if the votes belong to other pairs.
     """
+    check_votes(votes)
     if pairs is not None:
+        check_pairs(pairs)
         _check_same(votes, pairs)
     gold = np.full(len(votes), np.nan) if pairs is None else pairs.gold
     voted = votes.votes != Vote.ABSTAIN
@@ -89,6 +91,11 @@ def _check_same(votes: VoteMatrix, pairs: Pairs) -> None:
     if len(votes) != len(pairs):
         raise VotesError(
             f"there are votes on {len(votes):,} pairs, but {len(pairs):,} pairs; apply the voters to these"
+        )
+    if votes.anonymous:
+        raise VotesError(
+            "the votes have no pair ids, so nothing says they are of these pairs; "
+            "VoteMatrix.of(votes, names, pair_ids=pairs.pair_ids) does"
         )
     differ = np.flatnonzero(votes.pair_ids != pairs.pair_ids)
     if differ.size:

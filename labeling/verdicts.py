@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from labeling.errors import VotesError
 from labeling.pairs import Pairs
 from labeling.returned import Votes
 from labeling.voters import Ballot
@@ -59,6 +60,8 @@ class Verdicts:
     """Pairs shown with a text cut in the middle."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """What else is to be known of the judge: its model, criterion and so on, for the record."""
+    pair_ids: npt.NDArray[np.str_] | None = None
+    """Shape (n,): the pairs that were judged; None where that is not known."""
 
     def __len__(self) -> int:
         return len(self.votes)
@@ -79,8 +82,20 @@ class Verdicts:
         """Return votes and margins as a voter gives them."""
         return Ballot(self.votes, self.margins.astype(np.float32))
 
+    def check_same(self, pairs: Pairs) -> None:
+        """Raise VotesError unless these are the pairs that were judged, in their order."""
+        if len(self) != len(pairs):
+            raise VotesError(f"there are verdicts on {len(self):,} pairs, but {len(pairs):,} pairs; judge these pairs")
+        if self.pair_ids is not None and (self.pair_ids != pairs.pair_ids).any():
+            row = int((self.pair_ids != pairs.pair_ids).argmax())
+            raise VotesError(
+                f"the verdicts are on other pairs, or in another order: row {row:,} is of pair {self.pair_ids[row]}, "
+                f"but {pairs.pair_ids[row]} in the pairs; judge these pairs"
+            )
+
     def matrix(self, pairs: Pairs) -> VoteMatrix:
-        """Return the votes as a matrix of one voter, of the very pairs they are on."""
+        """Return the votes as a matrix of one voter, of the very pairs they are on; raises VotesError for others."""
+        self.check_same(pairs)
         ballot = self.ballot()
         return VoteMatrix(ballot.votes[:, None], ballot.margins[:, None], (self.name,), pairs.pair_ids, pairs.groups)
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
+from labeling.arrays import as_labels
 from labeling.checks import checked_gold
 from labeling.errors import GoldError
 from labeling.pairs import check_range
-from labeling.votes import VoteMatrix, read_votes_in_batches
+from labeling.votes import VoteMatrix, check_votes, read_votes_in_batches
 
 FloatArray = npt.NDArray[np.float64]
 Votes = VoteMatrix | Iterable[VoteMatrix] | str | Path
@@ -25,7 +27,7 @@ def vote_batches(votes: Votes, gold: npt.ArrayLike | None) -> Iterator[tuple[Vot
     if isinstance(votes, VoteMatrix):
         yield votes, checked_gold(gold, votes)
         return
-    labels = None if gold is None else np.asarray(gold, dtype=np.float64)
+    labels = None if gold is None else as_labels(gold)
     if labels is not None and labels.ndim != 1:
         raise GoldError(f"gold has shape {labels.shape}, expected (n,): one a row of votes, NaN = unlabelled")
     start = 0
@@ -44,8 +46,16 @@ def vote_batches(votes: Votes, gold: npt.ArrayLike | None) -> Iterator[tuple[Vot
 def _batches(votes: Iterable[VoteMatrix] | str | Path) -> Iterator[tuple[VoteMatrix, FloatArray | None]]:
     if isinstance(votes, str | Path):
         yield from read_votes_in_batches(votes)
-    else:
-        yield from ((batch, None) for batch in votes)
+        return
+    if isinstance(votes, np.ndarray | pd.DataFrame) or (isinstance(votes, tuple) and not _all_matrices(votes)):
+        check_votes(votes)
+    for batch in votes:
+        check_votes(batch)
+        yield batch, None
+
+
+def _all_matrices(votes: tuple[object, ...]) -> bool:
+    return all(isinstance(part, VoteMatrix) for part in votes)
 
 
 def labelled_rows(parts: list[tuple[VoteMatrix, FloatArray]]) -> tuple[VoteMatrix, FloatArray] | None:

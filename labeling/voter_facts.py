@@ -76,7 +76,15 @@ def _assumption(consensus: Consensus, calibration: Calibration | None, max_logit
         turned = "votes fit as well if the copies are right and the others repeat a source; " if blocks else ""
         return (
             "without cross-fitted gold: voters are right more often than wrong, copies counting as one voter, and no "
-            f"error is shared by all; {turned}{surest}"
+            f"error is shared by all; {turned}{_unchecked(consensus)}{surest}"
         )
     few = ", too few to calibrate or to check by" if calibration.n_gold < FEW_GOLD else ""
     return f"anchored on {calibration.n_gold} gold pairs{few}, which stand for the pairs to be labelled; {surest}"
+
+
+def _unchecked(consensus: Consensus) -> str:
+    """Return a warning where the model has as many weights as voters have agreements, and so fits whatever they say."""
+    speak = int((~consensus.constant).sum())
+    if speak > (4 if isinstance(consensus.model, SharedFactor) else 3):
+        return ""
+    return f"{speak} voters fit whatever they agree on, so nothing could be checked; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -109,6 +110,7 @@ class ScoringFunction:
 
     def __post_init__(self) -> None:
         _check_function(self, "scoring_function")
+        _check_parameters(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function itself; what it returns is not checked."""
@@ -210,6 +212,18 @@ def _one_by_one(voter: RowVoter, table: pa.Table) -> Ballot:
 
 def _name(function: Any, name: str | None) -> str:
     return str(getattr(function, "__name__", type(function).__name__)) if name is None else name
+
+
+def _check_parameters(voter: ScoringFunction) -> None:
+    try:
+        names = list(inspect.signature(voter.function).parameters)[:2]
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return
+    if names == ["response", "prompt"]:
+        raise VoterError(
+            f"{voter.name} takes (response, prompt), and scoring functions are called with (prompt, response); "
+            "exchange its parameters"
+        )
 
 
 def _check_function(voter: LabelingFunction | ScoringFunction, decorator: str) -> None:

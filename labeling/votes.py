@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from labeling.arrays import as_rows
 from labeling.errors import VotesError
 from labeling.files import replacing
 
@@ -54,6 +55,8 @@ class VoteMatrix:
 
     def __post_init__(self) -> None:
         n, m = len(self.pair_ids), len(self.names)
+        if self.votes.dtype.kind not in "iu":
+            raise VotesError(f"votes are {self.votes.dtype}; expected whole numbers: 0 (A), 1 (B) or -1 (abstain)")
         for name, array in (("votes", self.votes), ("margins", self.margins)):
             if array.shape != (n, m):
                 raise VotesError(
@@ -64,6 +67,7 @@ class VoteMatrix:
             raise VotesError(f"voter names must be unique, found twice: {', '.join(twice)}; rename one of them")
         if not all(((rows >= -1) & (rows <= 1)).all() for rows in _chunks(self.votes)):
             raise VotesError("votes must be 0 (A), 1 (B) or -1 (abstain); convert other codes first")
+        object.__setattr__(self, "votes", self.votes.astype(np.int8, copy=False))
         if self.margins.strides != (0, 0) and any(np.isinf(rows).any() for rows in _chunks(self.margins)):
             raise VotesError("margins must be finite or NaN; clip infinite log-odds before building the matrix")
         if self.groups is not None and len(self.groups) != n:
@@ -73,16 +77,25 @@ class VoteMatrix:
         return len(self.pair_ids)
 
     @classmethod
-    def of(cls, votes: npt.NDArray[np.int8], names: Sequence[str]) -> VoteMatrix:
-        """Return the matrix of votes (n, m) alone: no margins, and pairs known by their place, not by an id.
+    def of(cls, votes: npt.ArrayLike, names: Sequence[str], pair_ids: npt.ArrayLike | None = None) -> VoteMatrix:
+        """Return the matrix of votes (n, m) alone: no margins; 0 = A, 1 = B, -1 = abstain, as in `Vote`.
 
-        It takes no more memory than the votes do.
+        Without `pair_ids` (n,), those of `Pairs`, pairs are known by their place alone: such votes cannot be summed up
+        beside pairs, joined or exported. It takes no more memory than the votes do.
 
         >>> len(VoteMatrix.of(np.int8([[0, 1], [1, -1]]), ["x", "y"]))
         2
         """
-        margins = np.broadcast_to(np.float32(np.nan), votes.shape)
-        return cls(votes, margins, tuple(names), np.broadcast_to(np.str_(""), len(votes)))
+        array = np.asarray(votes)
+        if array.ndim != 2:
+            raise VotesError(f"votes has shape {array.shape}, expected (n, m): one row a pair, one column a voter")
+        ids = np.broadcast_to(np.str_(""), len(array)) if pair_ids is None else np.asarray(pair_ids, dtype=np.str_)
+        return cls(array, np.broadcast_to(np.float32(np.nan), array.shape), tuple(names), ids)
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether pairs are known by their place alone (`of` without `pair_ids`)."""
+        return len(self) > 0 and not self.pair_ids[0]
 
     @property
     def has_margins(self) -> bool:
@@ -96,10 +109,9 @@ class VoteMatrix:
         """Votes as +1 = A, -1 = B, 0 = abstain, shape (n, m)."""
         return signs_of(self.votes)
 
-    def take(self, rows: npt.ArrayLike) -> VoteMatrix:
-        """Return the rows at the given numbers, or where a boolean mask (n,) is true."""
-        index = np.asarray(rows)
-        index = index.astype(np.int64) if not index.size else index
+    def take(self, rows: npt.ArrayLike | slice) -> VoteMatrix:
+        """Return the rows at the given numbers, of a slice, or where a boolean mask (n,) is true."""
+        index = as_rows(rows, len(self))
         votes = self.votes[index]
         groups = None if self.groups is None else self.groups[index]
         none = self.margins.strides == (0, 0)
@@ -132,6 +144,20 @@ class VoteMatrix:
         return self.votes.astype(np.int64)
 
 
+def check_votes(votes: object) -> None:
+    """Raise VotesError for anything but a `VoteMatrix`."""
+    if isinstance(votes, VoteMatrix):
+        return
+    if isinstance(votes, tuple) and votes and isinstance(votes[0], VoteMatrix):
+        raise VotesError("votes is a tuple, as read_votes returns it: votes, gold = read_votes(path)")
+    if isinstance(votes, str | Path):
+        raise VotesError(f"votes is the path {str(votes)!r}, expected a VoteMatrix: votes, gold = read_votes(path)")
+    raise VotesError(
+        f"votes is a {type(votes).__name__}, expected the VoteMatrix that apply(voters, pairs) returns; "
+        "VoteMatrix.of(array, names) makes one of an array of 0 (A), 1 (B), -1 (abstain)"
+    )
+
+
 def signs_of(votes: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     """Return votes as +1 = A, -1 = B, 0 = abstain."""
     signs: npt.NDArray[np.int8] = (votes == Vote.A).view(np.int8) - (votes == Vote.B).view(np.int8)
@@ -153,10 +179,21 @@ def write_votes(path: str | Path, votes: VoteMatrix, gold: npt.ArrayLike | None 
         columns[f"v:{name}"] = pa.array(votes.votes[:, j], pa.int8())
         if not np.isnan(votes.margins[:, j]).all():
             columns[f"m:{name}"] = pa.array(votes.margins[:, j], pa.float32(), from_pandas=True)
+    _check_ours(Path(path))
     errors = json.dumps(dict(votes.errors), sort_keys=True)
     metadata = {ERRORS: errors} | ({SELF_LABELS: json.dumps(votes.self_labels)} if votes.self_labels else {})
     with replacing(path) as part:
         pq.write_table(pa.table(columns, metadata=metadata), part, compression="zstd")
+
+
+def _check_ours(path: Path) -> None:
+    """Raise VotesError for a file of pairs: it is what was voted on, and would be lost."""
+    try:
+        found = pq.read_schema(path).names if path.is_file() else []
+    except (pa.ArrowException, OSError):
+        return
+    if {"response_a", "response_b"} <= set(found) or {"chosen", "rejected"} <= set(found):
+        raise VotesError(f"{path} holds preference pairs, which would be lost; write the votes to another file")
 
 
 def read_votes(path: str | Path) -> tuple[VoteMatrix, FloatArray | None]:

@@ -173,3 +173,53 @@ def test_ties_and_pairs_nobody_votes_on_make_the_model_no_surer(simulate, some_g
     labels = some_gold(gold, 40)
     more = np.where(np.isnan(labels), 0.5, labels)
     assert LabelModel().fit(votes, more).max_logit_ == LabelModel().fit(votes, labels).max_logit_
+
+
+def margins_beside_verdicts(seed, verdicts):
+    """Three graded voters (.73), and others of which only the verdicts are known; the preference in {-1, +1}."""
+    rng = np.random.default_rng(seed)
+    y = rng.choice([-1, 1], 2000)
+    scores = np.stack([0.6 * y + rng.normal(size=len(y)) for _ in range(3)], axis=1)
+    others = np.stack([np.where(rng.random(len(y)) < right, y, -y) for right in verdicts], axis=1)
+    votes = np.where(np.concatenate([scores, others], axis=1) > 0, 0, 1).astype(np.int8)
+    return y, scores, others, votes
+
+
+@pytest.mark.parametrize("unit", [np.nan, 1.0], ids=["no margin", "margin of one size"])
+@pytest.mark.parametrize("verdicts", [(0.7,), (0.55, 0.6)])
+def test_a_voter_of_two_values_is_not_taken_for_the_preference(verdicts, unit):
+    for seed in range(2):
+        y, scores, others, votes = margins_beside_verdicts(seed, verdicts)
+        margins = np.concatenate([scores, others * unit], axis=1).astype(np.float32)
+        names = tuple(f"v{j}" for j in range(votes.shape[1]))
+        matrix = VoteMatrix(votes, margins, names, np.array([f"p{i}" for i in range(len(y))]))
+        model = LabelModel().fit(matrix)
+        assert log_loss(model.posterior(matrix), (y + 1) / 2) < 0.37  # 1.3 to 1.6 where it is
+        assert model.accuracy_[3] < 0.9
+
+
+def test_a_verdict_that_is_nearly_always_right_is_still_heard_beside_margins():
+    y, scores, others, votes = margins_beside_verdicts(0, (0.97,))
+    margins = np.concatenate([scores, np.full(others.shape, np.nan)], axis=1).astype(np.float32)
+    matrix = VoteMatrix(votes, margins, tuple("abcd"), np.array([f"p{i}" for i in range(len(y))]))
+    assert log_loss(LabelModel().fit(matrix).posterior(matrix), (y + 1) / 2) < 0.2  # .35 without it
+
+
+@pytest.mark.parametrize("third", ["never", "hardly ever", "always the same", "another"])
+def test_two_near_copies_are_not_confirmed_by_a_third_voter(third):
+    rng = np.random.default_rng(0)
+    y = rng.random(4000) < 0.5
+    one = np.where((rng.random(len(y)) < 0.62) == y, 0, 1)
+    near = np.where(rng.random(len(y)) < 0.05, 1 - one, one)
+    last = np.where((rng.random(len(y)) < 0.6) == y, 0, 1)
+    last = {
+        "never": np.full(len(y), -1),
+        "hardly ever": np.where(np.arange(len(y)) < 5, last, -1),
+        "always the same": np.zeros(len(y)),
+        "another": last,
+    }[third]
+    matrix = VoteMatrix.of(np.stack([one, near, last], axis=1).astype(np.int8), ["one", "near", "last"])
+    model = LabelModel().fit(matrix)
+    assert model.learned_.consensus.trust < 0.01
+    assert model.posterior(matrix).max() < 0.85
+    assert "so nothing could be checked" in model.assumption_

@@ -146,17 +146,25 @@ def test_a_damaged_row_is_named_and_asked_again(tmp_path: Path, damage: bytes) -
     assert rule.asked == 1
 
 
-def test_a_file_that_is_no_database_is_set_aside(tmp_path: Path) -> None:
-    path = tmp_path / "answers"
-    path.write_bytes(b"no database" * 1000)
-    with pytest.warns(
-        WeakprefWarning, match=r"the cache is damaged \(file is not a database\); it is set aside as answers"
-    ):
-        cached = CachedEngine(RuleEngine(), path)
-    cached.choose(PROMPTS, ["A", "B"])
-    aside = [other for other in tmp_path.iterdir() if ".damaged-" in other.name]
-    assert [other.read_bytes()[:11] for other in aside] == [b"no database"]
-    assert CachedEngine(RuleEngine(), path).choose(PROMPTS, ["A", "B"]).shape == (20, 2)
+@pytest.mark.parametrize("content", [b"no database" * 1000, b"PAR1"])
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "pairs.parquet"
+    path.write_bytes(content)
+    if not b"SQLite format 3\0".startswith(content):
+        with pytest.raises(
+            DataError, match=r"pairs\.parquet is no cache of answers .*nothing was touched: name another"
+        ):
+            CachedEngine(RuleEngine(), path)
+        assert path.read_bytes() == content
+    with pytest.raises(DataError, match="is a folder, expected a file for the cache"):
+        CachedEngine(RuleEngine(), tmp_path)
+    assert [other.name for other in tmp_path.iterdir()] == ["pairs.parquet"]
+
+
+def test_what_is_no_engine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"engine is 'gpt-x', expected an engine: TransformersEngine\(model\), "):
+        CachedEngine("gpt-x", tmp_path / "answers")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
 
 
 def test_of_a_file_cut_short_the_readable_rows_are_kept(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_taking_rows_of_many_chunks_equals_taking_them_of_one(chunked: Pairs, ro
 
 @pytest.mark.parametrize("row", [10, -1, -11])
 def test_taking_a_row_that_is_not_there_raises(chunked: Pairs, row: int) -> None:
-    with pytest.raises(IndexError):
+    with pytest.raises(DataError, match=f"row {row} is asked for, and rows are numbered 0 to 9"):
         chunked.take([row])
 
 
