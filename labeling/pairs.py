@@ -178,7 +178,7 @@ class Pairs:
         return frame
 
     def write(self, path: str | Path) -> None:
-        """Write the pairs as Parquet; `read_pairs` reads them from it, the file's stem as `source` where they have none."""
+        """Write the pairs as Parquet, for `read_pairs`, which says the file's stem where they have no `source`."""
         with replacing(path) as part:
             pq.write_table(self.table, part, compression="zstd")
 
