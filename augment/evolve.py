@@ -22,7 +22,7 @@ from augment.run_identity import known_as
 from labeling import check_disjoint
 from labeling.errors import GoldError, GroupLeakError, VotesError, WeakprefWarning
 from labeling.files import write_json
-from labeling.pairs import Pairs, prompt_id
+from labeling.pairs import Pairs, check_pairs, prompt_id
 from labeling.split import joined_groups
 from labeling.votes import VoteMatrix
 from rm.alone import alone
@@ -154,6 +154,7 @@ def plan(
 
 
 def _check_test(pairs: Pairs, test: Pairs | None) -> None:
+    check_pairs(pairs)
     if test is None:
         return
     check_disjoint(pairs, test)

@@ -78,6 +78,13 @@ class EvolveOptions:
     seed: int = field(default=0, metadata={"help": "Seed of the choice of labels, of splits and of training."})
 
     def __post_init__(self) -> None:
+        for name, kind in (("config", RewardConfig), ("thresholds", Thresholds)):
+            if not isinstance(getattr(self, name), kind):
+                raise DataError(f"{name} is {getattr(self, name)!r}, expected a {kind.__name__}")
+        if self.config.seed not in (0, self.seed):
+            raise DataError(
+                f"config.seed is {self.config.seed} and seed, that of the whole run, {self.seed}; pass seed alone"
+            )
         allowed: dict[str, tuple[str, ...]] = {"method": METHODS, "preset": FORMS, "anchor": ANCHORS}
         allowed |= {"loss": LOSSES, "soft_label": SOFT_LABELS}
         for name, values in allowed.items():

@@ -79,6 +79,8 @@ def claim(out: Path, run: Mapping[str, Any], resume: bool) -> None:
             raise DataError(f"{out} exists and is no run of evolve (no {CONFIG}); choose another folder")
         return write_json(config, stated)
     found = json.loads(config.read_text(encoding="utf-8"))
+    if stated and not set(stated) & set(found):  # any model has a config.json
+        raise DataError(f"{out} holds something else than a run of evolve; choose another folder")
     differ = [name.rpartition(".")[2] for name in changed(found, stated)]
     if differ:
         raise DataError(

@@ -6,11 +6,17 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from labeling.errors import DataError
 
 PACKAGES = ("numpy", "pandas", "pyarrow", "scikit-learn", "snorkel", "torch", "transformers")
 
@@ -20,9 +26,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path` (file or folder to be made); rename it to `path` if the block succeeds."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old.part")
-    _remove(temporary)
+    mark = f"{os.getpid()}-{secrets.token_hex(3)}"  # processes of two machines may share a folder and a number
+    temporary = target.with_name(f".{target.name}.{mark}.part")
+    old = target.with_name(f".{target.name}.{mark}.old.part")
     try:
         yield temporary
         if temporary.is_dir() and target.exists():
@@ -38,6 +44,19 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def check_no_pairs(path: str | Path) -> None:
+    """Raise DataError where what is to be written is a folder, or a file of pairs, which would be lost."""
+    target = Path(path)
+    if target.is_dir():
+        raise DataError(f"{target} is a folder, expected the name of a file to write; pass another")
+    try:
+        found = set(pq.read_schema(target).names) if target.is_file() else set()
+    except (pa.ArrowException, OSError):
+        return
+    if {"response_a", "response_b"} <= found or {"chosen", "rejected"} <= found:
+        raise DataError(f"{target} holds preference pairs, which would be lost; write to another file")
 
 
 def sha256(path: str | Path) -> str:

@@ -21,6 +21,8 @@ Metric = Callable[[FloatArray, FloatArray], float]
 
 FEW_GROUPS = 20
 """Below so many groups an interval comes from the jackknife and Student's t."""
+UNDEFINED = 0.025
+"""Share of draws without what a figure is of, as decided pairs, from which on few groups have it."""
 FEW_DISSENTERS = 5
 """Below so many groups with a row that is wrong (or right), resampling tells too little of an accuracy."""
 
@@ -108,7 +110,8 @@ def interval(
     """Return a 95 % interval of a metric that takes whole groups (n,) as the units drawn (pairs where None).
 
     From `FEW_GROUPS` groups on it is the percentile bootstrap; with fewer, where that is too narrow, the jackknife over
-    groups with Student's t; an accuracy near 0 or 1 is `widened`. With one group nothing can be said: (NaN, NaN).
+    groups with Student's t; an accuracy near 0 or 1 is `widened`. Where one group alone has what the metric is of,
+    nothing can be said: (NaN, NaN).
     """
     p, q = np.asarray(p_a, dtype=np.float64), np.asarray(gold, dtype=np.float64)
     labelled = ~np.isnan(q)
@@ -124,8 +127,8 @@ def interval(
     for _ in range(resamples):
         rows = np.concatenate([members[c] for c in generator.integers(0, len(members), len(members))])
         values.append(metric(p[rows], q[rows]))
-    if np.isnan(values).all():
-        return float("nan"), float("nan")
+    if np.isnan(values).mean() > UNDEFINED:
+        return _of_accuracy(metric, p, q, cluster, *_jackknife(metric, p, q, cluster))
     low, high = np.nanquantile(values, [0.025, 0.975])
     return _of_accuracy(metric, p, q, cluster, float(low), float(high))
 
@@ -177,9 +180,7 @@ def _jackknife(metric: Metric, p: FloatArray, q: FloatArray, cluster: npt.NDArra
     if n_groups < 2:
         return float("nan"), float("nan")
     without = np.array([metric(p[cluster != c], q[cluster != c]) for c in range(n_groups)])
-    if np.isnan(without).all():
-        return float("nan"), float("nan")
-    error = np.sqrt((n_groups - 1) * np.nanvar(without))
+    error = np.sqrt((n_groups - 1) * np.var(without))  # NaN where the metric hangs on one group alone
     half = float(t.ppf(0.975, n_groups - 1)) * float(error)
     whole = metric(p, q)
     return whole - half, whole + half

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from labeling.metrics import FEW_GROUPS
+from labeling.metrics import FEW_GROUPS, UNDEFINED
 
 FloatArray = npt.NDArray[np.float64]
 Groups = npt.NDArray[np.str_] | npt.NDArray[np.int64]
@@ -21,14 +21,17 @@ def intervals(parts: FloatArray, figures: OfSums, groups: Groups, seed: int = 0,
     """Return 95 % intervals, shape (f, 2), of figures of the sums of `parts` (n, k) over rows, groups (n,) drawn whole.
 
     `figures` takes sums (r, k) and returns (r, f). From `FEW_GROUPS` groups on it is the percentile bootstrap; with
-    fewer, where that is too narrow, the jackknife over groups with Student's t; with one group NaN. The draws are those
+    fewer, where that is too narrow, the jackknife over groups with Student's t, as where a figure is undefined in more
+    than `UNDEFINED` of the draws; NaN for a figure that hangs on one group alone. The draws are those
     of `labeling.metrics.interval`, which adds up rows instead.
     """
     sums = group_sums(parts, groups)
     if len(sums) < FEW_GROUPS:
         return _jackknife(sums, figures)
     values = figures(_drawn(sums, np.random.default_rng(seed), resamples))
-    return _by_figure(values, lambda column: np.nanquantile(column, [0.025, 0.975]))
+    found = _by_figure(values, lambda column: np.nanquantile(column, [0.025, 0.975]))
+    few = np.isnan(values).mean(axis=0) > UNDEFINED
+    return np.where(few[:, None], _jackknife(sums, figures), found) if few.any() else found
 
 
 def group_sums(parts: FloatArray, groups: Groups) -> FloatArray:
@@ -55,7 +58,7 @@ def _jackknife(sums: FloatArray, figures: OfSums) -> FloatArray:
     if g < 2:
         return np.full((len(whole), 2), np.nan)
     without = figures(total - sums)
-    error = _by_figure(without, lambda column: np.atleast_1d(np.sqrt((g - 1) * np.nanvar(column))))[:, 0]
+    error = np.sqrt((g - 1) * np.var(without, axis=0))  # NaN for a figure that hangs on one group alone
     half = float(t.ppf(0.975, g - 1)) * error
     return np.stack([whole - half, whole + half], axis=1)
 

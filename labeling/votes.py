@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from labeling.arrays import as_rows
 from labeling.errors import VotesError
-from labeling.files import replacing
+from labeling.files import check_no_pairs, replacing
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -179,21 +179,11 @@ def write_votes(path: str | Path, votes: VoteMatrix, gold: npt.ArrayLike | None 
         columns[f"v:{name}"] = pa.array(votes.votes[:, j], pa.int8())
         if not np.isnan(votes.margins[:, j]).all():
             columns[f"m:{name}"] = pa.array(votes.margins[:, j], pa.float32(), from_pandas=True)
-    _check_ours(Path(path))
+    check_no_pairs(path)
     errors = json.dumps(dict(votes.errors), sort_keys=True)
     metadata = {ERRORS: errors} | ({SELF_LABELS: json.dumps(votes.self_labels)} if votes.self_labels else {})
     with replacing(path) as part:
         pq.write_table(pa.table(columns, metadata=metadata), part, compression="zstd")
-
-
-def _check_ours(path: Path) -> None:
-    """Raise VotesError for a file of pairs: it is what was voted on, and would be lost."""
-    try:
-        found = pq.read_schema(path).names if path.is_file() else []
-    except (pa.ArrowException, OSError):
-        return
-    if {"response_a", "response_b"} <= set(found) or {"chosen", "rejected"} <= set(found):
-        raise VotesError(f"{path} holds preference pairs, which would be lost; write the votes to another file")
 
 
 def read_votes(path: str | Path) -> tuple[VoteMatrix, FloatArray | None]:

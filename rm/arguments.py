@@ -56,7 +56,8 @@ def training_arguments(
     arguments._n_gpu = min(arguments.n_gpu, 1)  # or one process would cut packed rows up for all GPUs (DataParallel)
     step_size = arguments.train_batch_size * arguments.world_size
     steps = config.max_steps or math.ceil(config.epochs * math.ceil(n_pairs / step_size))
-    arguments.warmup_steps = math.ceil(steps * config.warmup_share)
+    warm = steps * config.warmup_share
+    arguments.warmup_steps = 0 if warm < 1 else math.ceil(warm)  # the first step of a warm-up learns nothing
     return arguments
 
 

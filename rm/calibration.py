@@ -101,17 +101,20 @@ def posterior(model: str | Path, pairs: Pairs) -> FloatArray:
 def likeliest_temperature(margins: FloatArray, gold: FloatArray) -> float:
     """Return the T > 0 that minimises the log-loss of sigmoid(margin / T), gold (n,) in [0, 1], ties and soft ones too.
 
-    The log-loss is convex in 1 / T (Guo et al. 2017, arXiv 1706.04599), so its slope has one root at most. T is bounded
-    by `SMALLEST` and `LARGEST` times the median size of a margin: gold that the margins never get wrong would have them
-    infinitely sure. Raises GoldError where the margins do not tell gold better than chance: no T helps.
+    Two more pairs are imagined, of the median margin, one judged right and one wrong (Laplace's rule of succession):
+    few gold pairs that the margins never get wrong would have them infinitely sure otherwise. The log-loss is convex in
+    1 / T (Guo et al. 2017, arXiv 1706.04599), so its slope has one root at most. T is bounded by `SMALLEST` and
+    `LARGEST` times the median size of a margin. Raises GoldError where the margins do not tell gold better than chance:
+    no T helps.
 
-    >>> round(likeliest_temperature(np.full(4, 2.0), np.array([1.0, 1.0, 1.0, 0.0])), 3)  # 2 / log 3
-    1.82
+    >>> round(likeliest_temperature(np.full(4, 2.0), np.array([1.0, 1.0, 1.0, 0.0])), 3)  # 2 / log 2
+    2.885
     """
     size = _size(margins)
 
     def slope(sharpness: float) -> float:
-        return float((margins * (sigmoid(margins * sharpness) - gold)).mean())
+        imagined = size * float(2 * sigmoid(np.array(size * sharpness)) - 1)
+        return float((margins * (sigmoid(margins * sharpness) - gold)).sum()) + imagined
 
     if not size or slope(1 / (LARGEST * size)) >= 0:
         raise GoldError(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
+import numbers
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +32,7 @@ def _option(
 class RewardConfig:
     """How a reward model is trained; every field says in `metadata["help"]` what it is, in "section" where it belongs.
 
-    Raises DataError for values out of range.
+    Raises DataError for values of another kind or out of range.
     """
 
     model: str = field(
@@ -130,6 +133,7 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         for option in dataclasses.fields(self):
+            object.__setattr__(self, option.name, _plain(option.name, getattr(self, option.name), str(option.type)))
             _check(option.name, getattr(self, option.name), option.metadata)
         if self.on_long not in ("truncate", "drop"):
             raise DataError(f"on_long is {self.on_long!r}, expected truncate or drop")
@@ -152,6 +156,26 @@ class RewardConfig:
         from rm.objectives import Objective  # torch takes seconds, and the command line's help needs none
 
         return Objective(self.objective, self.objective_parameter, self.center_rewards)
+
+
+def _plain(name: str, value: Any, kind: str) -> Any:
+    """Return a value as the field's kind: a path or several texts as a text, a whole number as int; or DataError."""
+    first = kind.split(" | ")[0]
+    if first == "str" and isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return ",".join(value)
+    if first == "str" and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if first.startswith("tuple") and isinstance(value, list | tuple):
+        return tuple(value)
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    whole = number and value == value and abs(value) != math.inf and value == int(value)
+    fits = {"str": isinstance(value, str), "int": whole, "float": number, "bool": isinstance(value, bool)}
+    if value is None and "None" in kind:
+        return None
+    if not fits.get(first, False):
+        words = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "True or False"}
+        raise DataError(f"{name} is {value!r}, expected {words.get(first, 'several numbers')}")
+    return int(value) if first == "int" else float(value) if first == "float" else value
 
 
 def _check(name: str, value: Any, bounds: Mapping[str, Any]) -> None:

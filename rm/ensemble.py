@@ -14,9 +14,9 @@ import torch
 
 from labeling.errors import DataError
 from labeling.files import input_hash, manifest, replacing, sha256, write_json
-from labeling.pairs import Pairs
+from labeling.pairs import Pairs, check_pairs
 from rm.handoff import save
-from rm.model import RewardModel
+from rm.model import RewardModel, check_reward_model
 from rm.provenance import MANIFEST, ORIGINS, STOPPING_PROMPTS, TRAIN_PROMPTS, hashes, origins_of, write_hashes
 from rm.temperature import KEY, sigmoid, temperature_of
 
@@ -78,12 +78,14 @@ class Ensemble:
     @classmethod
     def load(cls, paths: Sequence[str | Path]) -> Ensemble:
         """Load reward models from directories (or hub ids); raises DataError for fewer than two."""
+        _check_several(paths)
         if len(paths) < 2:
             raise DataError(f"an ensemble was given {len(paths)} reward models, expected two or more")
         return cls(tuple(RewardModel.load(path) for path in paths), tuple(temperature_of(path) for path in paths))
 
     def judge(self, pairs: Pairs) -> Opinions:
         """Return what the members say of n pairs."""
+        check_pairs(pairs)
         prompts = pairs.table["prompt"].to_pylist()
         responses = pairs.table["response_a"].to_pylist() + pairs.table["response_b"].to_pylist()
         rewards = [member.score(prompts + prompts, responses).reshape(2, len(pairs)) for member in self.members]
@@ -98,11 +100,14 @@ def average(models: Sequence[str | Path], out: str | Path) -> Path:
     models were fine-tuned from the same base. The result is not calibrated, whatever the models were. Raises DataError
     for fewer than two models, where `out` exists, or where their configs, tokenizers or weights do not fit together.
     """
+    _check_several(models)
     folders, target = [Path(model) for model in models], Path(out)
     if len(folders) < 2:
         raise DataError(f"{len(folders)} reward models to average, expected two or more")
     if target.exists():
         raise DataError(f"{target} already exists; delete it or pass another out")
+    for folder in folders:
+        check_reward_model(folder)
     for other in folders[1:]:
         _check_alike(folders[0], other)
     first = RewardModel.load(folders[0])
@@ -120,6 +125,11 @@ def average(models: Sequence[str | Path], out: str | Path) -> Path:
         record |= {ORIGINS: origins_of(folders), "outputs": outputs}
         write_json(part / MANIFEST, record)
     return target
+
+
+def _check_several(models: Sequence[str | Path]) -> None:
+    if isinstance(models, str | Path):
+        raise DataError(f"the reward models are {str(models)!r}, expected a list of two or more directories")
 
 
 def _mean_weights(first: RewardModel, folders: Sequence[Path]) -> dict[str, torch.Tensor]:

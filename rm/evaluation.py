@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from labeling.errors import DataError, GroupLeakError, WeakprefWarning
 from labeling.figures import Figures, measure
-from labeling.pairs import Pairs, prompt_id
+from labeling.pairs import Pairs, check_pairs, prompt_id
 from rm.length_bias import BINS, LengthBias, always_longer, length_bias, length_bins
-from rm.model import score
+from rm.model import check_path, score
 from rm.provenance import STOPPING_PROMPTS, TRAIN_PROMPTS, hashes
 from rm.temperature import probability, temperature_of
 
@@ -91,7 +91,7 @@ def evaluate(
 
 
 def evaluate_rewards(
-    rewards: FloatArray,
+    rewards: npt.ArrayLike,
     pairs: Pairs,
     *,
     temperature: float = 1.0,
@@ -101,6 +101,13 @@ def evaluate_rewards(
 ) -> Evaluation:
     """Measure rewards (n, 2) of responses A and B that are there already; else as `evaluate`, which see."""
     known = with_gold(pairs)
+    rewards = np.asarray(rewards, dtype=np.float64)
+    if rewards.shape != (len(pairs), 2):
+        raise DataError(
+            f"rewards have shape {rewards.shape}, expected ({len(pairs)}, 2): those of responses A and B of each pair"
+        )
+    if not temperature > 0:
+        raise DataError(f"temperature is {temperature}, expected a number above 0")
     labelled = ~np.isnan(pairs.gold)
     judged = rewards[labelled]
     p_a = probability(judged, temperature)
@@ -119,6 +126,7 @@ def evaluate_rewards(
 
 def with_gold(pairs: Pairs) -> Pairs:
     """Return the pairs that have a gold label; raises DataError where none has."""
+    check_pairs(pairs)
     labelled = ~np.isnan(pairs.gold)
     if not labelled.any():
         raise DataError(
@@ -130,6 +138,8 @@ def with_gold(pairs: Pairs) -> Pairs:
 
 def check_unseen(model: str | Path, pairs: Pairs, purpose: str = "evaluate on") -> None:
     """Raise GroupLeakError if a pair's prompt is among those the model in this directory was trained on."""
+    check_path(model)
+    check_pairs(pairs)
     leaked = {prompt_id(prompt) for prompt in pairs.table["prompt"].to_pylist()} & trained_prompts(model)
     if leaked:
         raise GroupLeakError(

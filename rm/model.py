@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from transformers.utils import logging as transformers_logging
 
 from labeling.errors import DataError, WeakprefWarning
-from labeling.pairs import Message, Pairs, prompt_text
+from labeling.pairs import Message, Pairs, check_pairs, prompt_text
 from rm.batches import TOKENS, batches
 from rm.checkpoint import SAFE, check_checkpoint, check_own_code
 from rm.config import resolve
@@ -128,6 +128,7 @@ def score(model: str | Path, pairs: Pairs, *, tokens: int = TOKENS, bf16: bool =
 
     `rm.scoring.score_to` does it for many pairs: into a file, on several devices, going on where it was stopped.
     """
+    check_pairs(pairs)
     prompts = pairs.table["prompt"].to_pylist()
     responses = pairs.table["response_a"].to_pylist() + pairs.table["response_b"].to_pylist()
     rewards = RewardModel.load(model, bf16=bf16).score(prompts + prompts, responses, tokens)
@@ -248,8 +249,17 @@ def _check_report(name: str, model: PreTrainedModel, report: dict[str, set[str]]
         )
 
 
+def check_path(model: object) -> None:
+    """Raise DataError where a reward model is named by anything but a directory or a hub id."""
+    if not isinstance(model, str | Path):
+        raise DataError(
+            f"the reward model is a {type(model).__name__}, expected the directory it was written to, or a hub id"
+        )
+
+
 def check_reward_model(path: str | Path) -> None:
     """Raise DataError where what lies at `path` cannot be a reward model, or would run code: nothing is loaded."""
+    check_path(path)
     if not Path(path).exists() and (str(path).count("/") != 1 or Path(path).parent.is_dir()):
         raise DataError(f"{path} does not exist; expected a directory written by rm.train, or a hub id (owner/name)")
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():

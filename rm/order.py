@@ -40,7 +40,14 @@ class Mixture:
         if len(shares) != len(sizes) or min(shares) <= 0:
             raise DataError(f"mix is {tuple(shares)}, expected {len(sizes)} shares above 0: one for each set of pairs")
         ends = np.rint(np.cumsum(shares) / np.sum(shares) * sum(sizes)).astype(int)
-        return cls(tuple(sizes), tuple(np.diff(ends, prepend=0).tolist()))
+        drawn = tuple(np.diff(ends, prepend=0).tolist())
+        if 0 in drawn:
+            k = drawn.index(0)
+            raise DataError(
+                f"mix is {tuple(shares)}, and of set {k} ({sizes[k]:,} pairs) not one would be drawn in an epoch of "
+                f"{sum(sizes):,} pairs; give it a larger share, or leave it out"
+            )
+        return cls(tuple(sizes), drawn)
 
     def __len__(self) -> int:
         return sum(self.drawn)

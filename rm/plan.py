@@ -27,7 +27,7 @@ from rm.held_out import held_out_pairs, split
 from rm.model import check_positions, quiet_loading
 from rm.order import LengthGrouped, Shuffled
 from rm.packing import fill_rows
-from rm.run_folder import check_watched
+from rm.run_folder import check_asked, check_watched
 from rm.shared_prefix import cannot_pack, is_causal
 from rm.sources import MixedPairs, training_pairs
 from rm.steps import fill_padded
@@ -108,6 +108,7 @@ def plan(
 
     Raises DataError where the data or the config cannot be used, GroupLeakError where a held-out prompt is trained on.
     """
+    check_asked(data, config, held_out)
     check_watched(config, held_out)
     check_reports(config)
     sources = [data] if isinstance(data, str | Path) else list(data)

@@ -37,6 +37,21 @@ def described(
     return plain
 
 
+def check_asked(data: object, config: object, held_out: object) -> None:
+    """Raise DataError where what is to be trained on, or how, is not what `train` takes."""
+    given = list(data) if isinstance(data, list | tuple) else [data]
+    if not given:
+        raise DataError("data is empty, expected folders or files that augment.export wrote")
+    for name, value in [*(("data", value) for value in given), ("held_out", held_out)]:
+        if value is not None and not isinstance(value, str | Path):
+            raise DataError(
+                f"{name} is a {type(value).__name__}, expected the folder that augment.export wrote: "
+                "export(folder, pairs, p_a), and pass the folder"
+            )
+    if not isinstance(config, RewardConfig):
+        raise DataError(f"config is {config!r}, expected RewardConfig('minilm') for instance")
+
+
 def check_watched(config: RewardConfig, held_out: str | Path | None) -> None:
     """Raise DataError where pairs are held out in two ways, or none are for what needs them."""
     if held_out is not None and config.eval_share:

@@ -20,8 +20,8 @@ import pyarrow as pa
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from labeling.errors import WeakprefWarning
-from labeling.files import sha256
-from labeling.pairs import Message, Pairs
+from labeling.files import check_no_pairs, sha256
+from labeling.pairs import Message, Pairs, check_pairs
 from labeling.parts import claim, is_part, part_folder, remove_parts, stamp, stamped, write_among
 from rm.checkpoint import read_record
 from rm.model import check_reward_model
@@ -61,6 +61,7 @@ def score_to(
 
     Raises DataError where the model cannot be loaded or the parts are another run's.
     """
+    check_pairs(pairs)
     ids = pa.array(pairs.pair_ids.tolist(), pa.string())
 
     def table(rewards: FloatArray) -> pa.Table:
@@ -84,6 +85,7 @@ def score_rows(
 ) -> Scored | None:
     """Write what `table` makes of the rewards (n,) of n responses as one Parquet file; see `score_to`."""
     check_reward_model(model)
+    check_no_pairs(out)
     distinct, rows = distinct_conversations(prompts, responses)
     run: dict[str, Any] = {
         "model": model_hashes(model),

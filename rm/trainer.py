@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -38,7 +38,17 @@ from rm.lora import Adapter, merged
 from rm.model import RewardModel, load_base, no_bars, warn_of_truncation
 from rm.objectives import Objective
 from rm.order import LengthGrouped, OrderOfEpoch, Shuffled
-from rm.run_folder import RUN, STATE, check_out, check_watched, checkpoint_folder, described, last_checkpoint, stopped
+from rm.run_folder import (
+    RUN,
+    STATE,
+    check_asked,
+    check_out,
+    check_watched,
+    checkpoint_folder,
+    described,
+    last_checkpoint,
+    stopped,
+)
 from rm.shared_prefix import accept_packed, cannot_pack, is_causal
 from rm.sources import MixedPairs, training_pairs
 from rm.steps import Part, Step, StepCollator, in_step, pair_rewards
@@ -79,6 +89,7 @@ def train(
     data cannot be trained on, `out` exists, or the checkpoints belong to other data or another config; GroupLeakError
     where a held-out prompt is trained on; WeakprefError where the loss or a gradient is not finite.
     """
+    check_asked(data, config, held_out)
     check_watched(config, held_out)
     check_reports(config)
     sources = [data] if isinstance(data, str | Path) else list(data)
@@ -181,8 +192,10 @@ class PairTrainer(Trainer):
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train, and give the terminal back where that fails as well; a run that had stopped early stays stopped."""
         begun = resume_from_checkpoint
-        if begun and self.config.patience is not None and not self.is_fsdp_enabled and stopped(begun):
+        if begun and not self.is_fsdp_enabled and stopped(begun):
             self.state = TrainerState.load_from_json(str(Path(begun) / STATE))
+            if self.config.patience is None:
+                return self._load_from_checkpoint(begun)
             if self.state.best_model_checkpoint:
                 return self._load_best_model()
         try:
@@ -302,11 +315,16 @@ class PairTrainer(Trainer):
         ignore_keys: Any = None,  # noqa: ARG002
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Return what `measure` says of the held-out pairs; every process measures all of them."""
+        """Return what `measure` says of the held-out pairs; every process measures all of them.
+
+        The first process's figures are everybody's.
+        """
         pairs = cast("MixedPairs", self.held_out if eval_dataset is None else eval_dataset)
         collator = cast("StepCollator", self.data_collator)
         with self.window.paused():
             found = measure(self.model, pairs, collator, self.compute_loss_context_manager)
+        if self.args.world_size > 1:  # what decides when to stop must be the same everywhere, to the last digit
+            found = broadcast_object_list([found])[0]
         figures = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(figures)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)

@@ -12,7 +12,7 @@ from augment import EvolveOptions, evolve
 from augment.dpo import PolicyConfig
 from augment.evolve import plan, stated
 from augment.evolve_ground import lay_out
-from augment.evolve_run import Folder
+from augment.evolve_run import Folder, claim
 from augment.learning_status import Thresholds
 from augment.self_reward import SelfReward
 from labeling import apply, heuristics, scoring_function
@@ -201,3 +201,27 @@ def test_a_plan_counts_no_fewer_steps_than_a_training_takes(n, epochs, make_pair
     found = plan(pairs, EvolveOptions(config=config, iterations=1, method="ensemble", watch_share=0.0))
     an_epoch = -(-len(pairs) // 4)
     assert found.steps == found.trainings * math.ceil(epochs * an_epoch)
+
+
+def test_what_a_loop_is_given_is_named_where_it_is_something_else(pairs, tmp_path):
+    options = EvolveOptions(RewardConfig("minilm"), gold=4)
+    for other in (pairs.to_pandas(), "pairs.parquet"):
+        with pytest.raises(DataError, match=r"pairs is a \w+; expected Pairs: pass it through read_pairs first"):
+            evolve(other, tmp_path / "run", options)
+        with pytest.raises(DataError, match=r"test is a \w+; expected Pairs"):
+            evolve(pairs, tmp_path / "run", options, test=other)
+    with pytest.raises(DataError, match="config is 'minilm', expected a RewardConfig"):
+        EvolveOptions("minilm", gold=4)
+    with pytest.raises(DataError, match=r"thresholds is \{.enough.: 5\}, expected a Thresholds"):
+        EvolveOptions(RewardConfig("minilm"), gold=4, thresholds={"enough": 5})
+    with pytest.raises(DataError, match=r"config\.seed is 7 and seed, that of the whole run, 0; pass seed alone"):
+        EvolveOptions(RewardConfig("minilm", seed=7), gold=4)
+    assert EvolveOptions(RewardConfig("minilm", seed=7), gold=4, seed=7).trainer(0).seed == 7
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_models_folder_is_no_run(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    with pytest.raises(DataError, match="holds something else than a run of evolve; choose another folder"):
+        claim(tmp_path, {"options": {}, "pairs": "x"}, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

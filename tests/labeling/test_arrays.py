@@ -213,7 +213,7 @@ def test_a_pair_is_explained_by_its_id(pairs: Pairs, votes: VoteMatrix) -> None:
 def test_votes_are_not_written_over_the_pairs(tmp_path: Path, pairs: Pairs, votes: VoteMatrix) -> None:
     pairs.write(tmp_path / "pairs.parquet")
     assert read_pairs(tmp_path / "pairs.parquet").table.equals(pairs.table)
-    with pytest.raises(VotesError, match=r"pairs\.parquet holds preference pairs, which would be lost"):
+    with pytest.raises(DataError, match=r"pairs\.parquet holds preference pairs, which would be lost"):
         write_votes(tmp_path / "pairs.parquet", votes)
     assert read_pairs(tmp_path / "pairs.parquet").table.equals(pairs.table)
     for _ in range(2):  # an earlier file of votes is replaced

@@ -142,3 +142,21 @@ def test_groups_that_are_all_right_are_so_many_draws_and_no_more():
     assert accuracy_interval(np.full(1000, 0.9), gold, groups) == (0.975, 0.975)
     low, high = accuracy_interval(np.full(1000, 0.1), np.ones(1000), groups)
     assert (low, high) == (0.0, pytest.approx(1.96**2 / (25 + 1.96**2), abs=1e-4))
+
+
+@pytest.mark.parametrize("n_groups", [10, 25])
+def test_an_accuracy_that_hangs_on_one_group_has_no_interval(n_groups):
+    gold, groups = np.full(4 * n_groups, 0.5), np.repeat(np.arange(n_groups), 4).astype(str)
+    gold[:4] = [1, 0, 1, 0]
+    p_a = np.where(np.arange(len(gold)) % 4 == 0, 0.8, 0.2)
+    assert np.isnan(accuracy_interval(p_a, gold, groups)).all()
+    found = measure(p_a, gold, groups)
+    assert found.accuracy == 0.75
+    assert np.isnan([found.accuracy_low, found.accuracy_high]).all()
+    assert not np.isnan([found.log_loss_low, found.log_loss_high]).any()
+    gold[4:8] = [1, 0, 1, 1]  # a second group says something: a wide interval, not that of the draws which hold either
+    low, high = accuracy_interval(p_a, gold, groups)
+    assert low < 0.4
+    assert (measure(p_a, gold, groups).accuracy_low, measure(p_a, gold, groups).accuracy_high) == pytest.approx(
+        (low, high)
+    )

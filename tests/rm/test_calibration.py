@@ -51,10 +51,12 @@ def test_the_temperature_that_made_the_labels_is_found(temperature: float) -> No
     assert likeliest_temperature(*draw(temperature)) == pytest.approx(temperature, rel=0.05)
 
 
-def test_it_minimises_the_log_loss_with_ties_and_soft_gold() -> None:
+def test_it_minimises_the_log_loss_with_ties_soft_gold_and_two_imagined_pairs() -> None:
     margins, gold = draw(2.0, 300)
     gold = np.where(np.arange(300) % 5 == 0, 0.5, np.where(np.arange(300) % 7 == 0, 0.8 * gold + 0.1, gold))
-    best = minimize_scalar(lambda log_t: log_loss(sigmoid(margins / np.exp(log_t)), gold), bounds=(-3, 5))
+    typical = np.median(np.abs(margins))
+    m, g = np.append(margins, [typical, typical]), np.append(gold, [1.0, 0.0])
+    best = minimize_scalar(lambda log_t: log_loss(sigmoid(m / np.exp(log_t)), g), bounds=(-3, 5))
     assert likeliest_temperature(margins, gold) == pytest.approx(np.exp(best.x), rel=1e-3)
 
 
@@ -63,12 +65,30 @@ def test_swapping_the_responses_changes_no_temperature() -> None:
     assert likeliest_temperature(-margins, 1 - gold) == pytest.approx(likeliest_temperature(margins, gold), abs=1e-9)
 
 
-def test_margins_that_tell_nothing_have_no_temperature_and_perfect_ones_a_bounded_one() -> None:
+def test_margins_that_tell_nothing_have_no_temperature() -> None:
     with pytest.raises(GoldError, match="rewards of 4 gold pairs do not tell which response is preferred"):
         likeliest_temperature(np.array([1.0, -1.0, 2.0, -2.0]), np.array([0.0, 1.0, 0.0, 1.0]))
     with pytest.raises(GoldError, match="better than chance"):
         likeliest_temperature(np.zeros(3), np.array([0.0, 1.0, 1.0]))
-    assert likeliest_temperature(np.array([1.0, -1.0]), np.array([1.0, 0.0])) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("n", [1, 5, 10])
+def test_a_few_pairs_that_are_all_right_make_no_model_infinitely_sure(n: int) -> None:
+    """Laplace's rule: n of n right, and the next is right with (n + 1) / (n + 2)."""
+    margins = np.where(np.arange(n) % 2 == 0, 3.0, -3.0)
+    found = likeliest_temperature(margins, (margins > 0).astype(float))
+    assert sigmoid(np.array(3.0 / found)) == pytest.approx((n + 1) / (n + 2))
+
+
+def test_few_gold_pairs_cost_little_where_the_model_is_calibrated_already() -> None:
+    losses = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        margins = rng.normal(0, 1.8, 2000)
+        gold = (rng.random(2000) < sigmoid(margins)).astype(float)
+        if ((margins[:10] > 0) == gold[:10]).mean() > 0.6:  # others tell no temperature
+            losses.append(log_loss(sigmoid(margins / likeliest_temperature(margins[:10], gold[:10])), gold))
+    assert np.mean(losses) < 0.56  # 0.49 at the true temperature, 0.9 without the imagined pairs
 
 
 def test_figures_after_are_those_of_temperatures_that_did_not_see_the_group(as_pairs: AsPairs) -> None:
@@ -91,7 +111,7 @@ def test_a_fold_of_which_the_others_tell_nothing_is_judged_next_to_chance(as_pai
     assert found.after is not None
     assert found.after.accuracy == found.before.accuracy == 0.5
     first = -np.log(sigmoid(np.array(3.0 / 200)))  # T is 100 times the median margin, 2
-    second = -np.log(sigmoid(np.array(-1.0 / 0.06)))  # T is 0.02 times the only margin that is left, 3
+    second = -np.log(sigmoid(np.array(-np.log(2) / 3)))  # T is 3 / log 2: of the only margin left, 2 of 3 are right
     assert found.after.log_loss == pytest.approx((first + second) / 2, rel=1e-6)
     with pytest.raises(GoldError, match="better than chance"):
         fit_temperature(rewards, as_pairs(rows, [0.0, 0.0]))

@@ -15,6 +15,7 @@ from labeling.files import sha256
 from rm.config import RewardConfig
 from rm.lora import merged
 from rm.model import RewardModel, load_base
+from rm.trainable import disable_dropout
 from rm.trainer import PairTrainer, prepare, train
 
 Row = tuple[list[dict[str, str]], str, str]
@@ -147,3 +148,25 @@ def test_named_targets_get_the_updates(tiny: str) -> None:
 def test_options_of_lora_that_do_not_fit_are_named(tiny: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         config(tiny, **options)
+
+
+@pytest.mark.parametrize("kind", ["OPT", "Bloom", "Bart"])
+def test_dropout_that_is_a_number_of_the_module_is_off_too(kind: str) -> None:
+    """These hand their own share to torch's function in place of a module: two passes must be equal."""
+    import transformers
+
+    small: dict[str, dict[str, Any]] = {
+        "OPT": {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 32, "num_hidden_layers": 2, "dropout": 0.5},
+        "Bloom": {"hidden_size": 16, "n_layer": 2, "hidden_dropout": 0.5, "attention_dropout": 0.5},
+        "Bart": {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.5, "activation_dropout": 0.5},
+    }
+    heads = "decoder_attention_heads" if kind == "Bart" else "n_head" if kind == "Bloom" else "num_attention_heads"
+    shape = {"vocab_size": 50, heads: 2, "num_labels": 1, "pad_token_id": 1, "eos_token_id": 2}
+    shape |= {"encoder_attention_heads": 2} if kind == "Bart" else {}
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(
+        getattr(transformers, f"{kind}Config")(**shape, **small[kind])
+    ).train()
+    ids = torch.tensor([[5, 6, 7, 8, 2]])
+    assert not torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
+    disable_dropout(model)
+    assert torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)

@@ -114,6 +114,39 @@ def test_one_batch_of_eight_is_eight_batches_of_one(
 
 
 @pytest.mark.slow
+def test_a_run_that_is_killed_before_the_hand_over_ends_as_a_straight_one(
+    tiny: str, universal: Write, conversations: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, options = universal(conversations(20)), config(tiny, max_steps=6, save_steps=3, batch_size=8)
+    straight = train(data, options, out=tmp_path / "straight")
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rm.trainer.hand_off", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, options, out=tmp_path / "resumed")
+    counted = count_batches(monkeypatch)
+    resumed = train(data, options, out=tmp_path / "resumed", resume=True)
+    assert not counted
+    assert sha256(resumed / "model.safetensors") == sha256(straight / "model.safetensors")
+    assert (resumed / "manifest.json").read_bytes() == (straight / "manifest.json").read_bytes()
+    logs = [json.loads((out / "train_log.json").read_text()) for out in (straight, resumed)]
+    assert [entry["step"] for entry in logs[1]] == [entry["step"] for entry in logs[0] if "loss" in entry]
+
+
+@pytest.mark.slow
+def test_one_step_learns(tiny: str, universal: Write, conversations: Rows, tmp_path: Path) -> None:
+    """A warm-up would spend the only step at a learning rate of 0."""
+    out = train(universal(conversations(4)), config(tiny, epochs=1, learning_rate=1e-2), out=tmp_path / "rm")
+    assert json.loads((out / "manifest.json").read_text())["counts"]["steps"] == 1
+    base, learned = load_base(tiny, 64)[0].state_dict(), RewardModel.load(out).model.state_dict()
+    shared = [name for name in base if "score" not in name and "classifier" not in name]
+    assert max(float((base[name] - learned[name]).abs().max()) for name in shared) > 1e-3
+
+
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_a_straight_one(
     tiny: str, universal: Write, conversations: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +328,10 @@ def test_more_frozen_layers_than_there_are_is_an_error(tiny: str) -> None:
         freeze(model, 3)
 
 
-@pytest.mark.parametrize(("options", "steps"), [({"max_steps": 40}, 4), ({"epochs": 2.0}, 2), ({"warmup_share": 0}, 0)])
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({"max_steps": 40}, 4), ({"epochs": 2.0}, 2), ({"warmup_share": 0}, 0), ({"max_steps": 9}, 0)],
+)
 def test_the_warm_up_is_a_share_of_the_steps(tiny: str, tmp_path: Path, options: dict[str, Any], steps: int) -> None:
     arguments = training_arguments(config(tiny, **({"warmup_share": 0.1} | options)), 40, tmp_path)
     assert arguments.warmup_steps == steps
