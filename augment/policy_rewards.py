@@ -45,25 +45,35 @@ class Penalties:
 class Ensemble:
     """One reward model or several that score the same responses; what was scored last is kept.
 
-    `names` are what an error calls the members (default: their numbers, from 0).
+    Rewards are divided by their member's temperature, as in `rm.Ensemble`: log-odds, where the members were calibrated
+    (`rm.calibrate`). `names` are what an error calls the members (default: their numbers, from 0); temperatures not
+    given are 1.
     """
 
-    def __init__(self, members: Sequence[RewardModel], names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        members: Sequence[RewardModel],
+        names: Sequence[str] | None = None,
+        temperatures: Sequence[float] | None = None,
+    ) -> None:
         self.members = members
         self.names = names or [f"reward model {i}" for i in range(len(members))]
+        self.temperatures = temperatures or [1.0] * len(members)
         self._last: tuple[tuple[Any, ...], FloatArray] = ((), np.empty((0, 0)))
 
     @classmethod
     def load(cls, folders: Sequence[str | Path]) -> Ensemble:
-        """Load reward models. Raises DataError for none."""
+        """Load reward models and their temperatures. Raises DataError for none."""
         if not folders:
             raise DataError("no reward model is named; expected one directory or more, as `weakpref train` writes them")
         from rm.model import RewardModel
+        from rm.temperature import temperature_of
 
-        return cls([RewardModel.load(folder) for folder in folders], [str(folder) for folder in folders])
+        names, temperatures = [str(folder) for folder in folders], [temperature_of(folder) for folder in folders]
+        return cls([RewardModel.load(folder) for folder in folders], names, temperatures)
 
     def scores(self, prompts: Sequence[Conversation], responses: Sequence[str]) -> FloatArray:
-        """Return the rewards (m, n) of n responses under m members, all finite.
+        """Return the rewards (m, n) of n responses under m members, at their temperatures, all finite.
 
         Raises DataError naming a member and the first prompt to which it gives a reward that is not.
         """
@@ -74,7 +84,7 @@ class Ensemble:
             found = np.stack([member.score(prompts, responses) for member in self.members])
             for name, rewards in zip(self.names, found, strict=True):
                 check_finite(rewards, prompts, name)
-            self._last = key, found
+            self._last = key, found / np.array(self.temperatures)[:, None]
         return self._last[1]
 
     def mean(self, prompts: Sequence[Conversation], responses: Sequence[str]) -> FloatArray:

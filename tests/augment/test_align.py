@@ -24,6 +24,8 @@ from augment.policy_rewards import Ensemble, Penalties, centred, reward_function
 from augment.run_identity import known_as
 from labeling.errors import DataError, WeakprefWarning
 from labeling.pairs import MESSAGES
+from rm import RewardModel
+from rm.temperature import KEY
 
 PROMPTS = [[{"role": "user", "content": f"Name colour {i}."}] for i in range(4)]
 FAST = PolicyConfig(learning_rate=1e-2, max_steps=3, batch_size=4, gradient_accumulation=1, lora_rank=2)
@@ -130,6 +132,22 @@ def test_members_that_differ_by_a_constant_do_not_disagree() -> None:
     other = Ensemble([Lengths(), Lengths(factor=3, constant=7)])
     np.testing.assert_allclose(other.disagreement(prompts, texts), [1, 0, 1, 0])
     np.testing.assert_allclose(centred(np.array([[1.0, 2, 6, 5]]), ["p", "p", "p", "q"]), [[-2, -1, 3, 0]])
+
+
+def test_calibrated_members_that_differ_by_scale_alone_do_not_disagree(rm_folders, tmp_path) -> None:
+    folders = [shutil.copytree(rm_folders[0], tmp_path / name) for name in ("one", "four")]
+    four = RewardModel.load(folders[1]).model
+    four.score.weight.data *= 4
+    four.save_pretrained(folders[1])
+    for folder, temperature in zip(folders, (0.5, 2.0), strict=True):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {KEY: {"temperature": temperature}}))
+    prompts, texts = PROMPTS[:1] * 3, ["a", "bb", "ccc"]
+    both, raw = Ensemble.load(folders), RewardModel.load(folders[0]).score(prompts, texts)
+    assert np.ptp(raw) > 0.01
+    np.testing.assert_allclose(both.disagreement(prompts, texts), 0, atol=1e-5)
+    np.testing.assert_allclose(both.mean(prompts, texts), raw / 0.5, rtol=1e-4)
+    np.testing.assert_allclose(Ensemble.load(folders[:1]).mean(prompts, texts), raw / 0.5, rtol=1e-6)
 
 
 def test_penalties_are_reward_functions_of_their_own_and_score_a_batch_once() -> None:
