@@ -34,7 +34,7 @@ class Penalties:
 
     length_penalty: float = option("grpo, rloo: reward a response loses per 100 of its tokens.", 0.0)
     uncertainty_penalty: float = option(
-        "grpo, rloo: reward lost per standard deviation among the reward models (2310.02743).", 0.0
+        "grpo, rloo: reward lost per standard deviation among the reward models (2310.02743 takes the variance).", 0.0
     )
 
     def __post_init__(self) -> None:
@@ -94,7 +94,8 @@ class Ensemble:
     def disagreement(self, prompts: Sequence[Conversation], responses: Sequence[str]) -> FloatArray:
         """Return the standard deviation (n,) among the members, each centred on its mean for the prompt.
 
-        Bradley-Terry leaves each member a constant per prompt, which is no disagreement.
+        Bradley-Terry leaves each member a constant per prompt, which is no disagreement. UWO (arXiv 2310.02743) takes
+        the variance of rewards that are not centred.
         """
         groups = [prompt_id(prompt) for prompt in prompts]
         return np.asarray(centred(self.scores(prompts, responses), groups).std(axis=0))

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import shutil
+from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -161,6 +162,14 @@ def test_penalties_are_reward_functions_of_their_own_and_score_a_batch_once() ->
     }
     assert [function(**batch) for function in functions] == [[2.0, 6.0], [-0.5, -0.5], [-1.0, -2.0]]
     assert [member.asked for member in members] == [1, 1]
+
+
+def test_the_penalty_on_disagreement_is_in_the_unit_of_the_rewards_which_its_help_tells_from_the_variance() -> None:
+    prompts, texts = PROMPTS[:1] * 3, ["a", "aa", "aaa"]
+    one, ten = (Ensemble([Lengths(scale), Lengths(3 * scale)]).disagreement(prompts, texts) for scale in (1, 10))
+    np.testing.assert_allclose(ten, 10 * one)
+    [said] = [one.metadata["help"] for one in fields(Penalties) if one.name == "uncertainty_penalty"]
+    assert "per standard deviation among the reward models (2310.02743 takes the variance)" in said
 
 
 def test_penalties_and_exploration_that_cannot_work_are_refused() -> None:
