@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -42,7 +43,7 @@ class Thresholds:
     """Fewest pairs for a status: a number (the paper: about 600 on HH), or a share of the pool below 1."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high <= 1 or not 0 <= self.delta <= 1 or self.enough <= 0:
+        if not 0 <= self.low <= self.high <= 1 or not 0 <= self.delta <= 1 or not self.enough > 0:
             raise DataError(
                 f"low, high, delta and enough are {self.low}, {self.high}, {self.delta} and {self.enough}; expected "
                 "0 <= low <= high <= 1, delta in [0, 1] and enough above 0"
@@ -50,7 +51,9 @@ class Thresholds:
 
     def least(self, n: int) -> float:
         """Return the fewest pairs that are enough in a pool of n."""
-        return self.enough * n if self.enough < 1 else self.enough
+        if self.enough >= 1:
+            return self.enough
+        return max(1, math.ceil(round(self.enough * n, 9)))  # 0.07 * 100 is a little above 7
 
 
 def separated(p: FloatArray, t: Thresholds) -> BoolArray:

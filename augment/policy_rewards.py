@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ TOKENS = 100
 class Penalties:
     """What is taken off the reward; 0 = nothing.
 
-    Raises DataError for negative ones.
+    Raises DataError for negative ones, and for what is no finite number.
     """
 
     length_penalty: float = option("grpo, rloo: reward a response loses per 100 of its tokens.", 0.0)
@@ -38,8 +39,9 @@ class Penalties:
     )
 
     def __post_init__(self) -> None:
-        if self.length_penalty < 0 or self.uncertainty_penalty < 0:
-            raise DataError(f"penalties are {self.length_penalty} and {self.uncertainty_penalty}; expected 0 or more")
+        given = (self.length_penalty, self.uncertainty_penalty)
+        if not all(0 <= penalty < math.inf for penalty in given):
+            raise DataError(f"penalties are {given[0]} and {given[1]}; expected finite numbers, 0 or more")
 
 
 class Ensemble:

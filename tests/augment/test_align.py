@@ -175,8 +175,9 @@ def test_the_penalty_on_disagreement_is_in_the_unit_of_the_rewards_which_its_hel
 def test_penalties_and_exploration_that_cannot_work_are_refused() -> None:
     with pytest.raises(DataError, match="does not disagree with itself"):
         reward_functions(Ensemble([Lengths()]), Penalties(uncertainty_penalty=1.0))
-    with pytest.raises(DataError, match="expected 0 or more"):
-        Penalties(length_penalty=-1)
+    for wrong in ({"length_penalty": -1.0}, {"length_penalty": math.nan}, {"uncertainty_penalty": math.inf}):
+        with pytest.raises(DataError, match="expected finite numbers, 0 or more"):
+            Penalties(**wrong)
     with pytest.raises(DataError, match="2 responses or more"):
         Exploring(n=1)
     with pytest.raises(DataError, match="no reward model is named"):

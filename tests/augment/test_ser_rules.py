@@ -74,6 +74,13 @@ def test_the_status_asks_for_separation_first_then_for_difference_then_stops():
     assert learning_status(P, Thresholds(enough=0.6)) == Status.AMPLIFY
 
 
+def test_a_share_of_the_pool_is_a_whole_number_of_pairs_whatever_its_product_is_rounded_to():
+    assert 0.07 * 100 > 7
+    assert [Thresholds(enough=share).least(100) for share in (0.07, 0.071, 1e-12)] == [7, 8, 1]
+    seven = np.repeat(np.array([[0.9, 0.1], [0.5, 0.5]]), [7, 93], axis=0)
+    assert learning_status(seven, Thresholds(enough=0.07)) == Status.SEPARATE
+
+
 def test_the_papers_filter_follows_the_status_and_the_released_one_takes_either_rule():
     assert keep(P, Thresholds(enough=2))[1].tolist() == separated(P, Thresholds()).tolist()
     assert keep(P, Thresholds(enough=3))[1].tolist() == amplified(P, Thresholds()).tolist()
@@ -91,8 +98,9 @@ def test_the_papers_filter_follows_the_status_and_the_released_one_takes_either_
 def test_thresholds_out_of_order_are_named():
     with pytest.raises(DataError, match="low, high, delta"):
         Thresholds(high=0.4, low=0.5)
-    with pytest.raises(DataError, match="enough above 0"):
-        Thresholds(enough=0)
+    for enough in (0, float("nan")):
+        with pytest.raises(DataError, match="enough above 0"):
+            Thresholds(enough=enough)
 
 
 @pytest.fixture(scope="module")
