@@ -116,9 +116,9 @@ def pair_candidates(
 
     Scores (n,), one a candidate, are any numbers of which more is better; candidates with NaN are left out where the
     scores make the pair. Candidates of one prompt with the same response count once, with their mean score. Length is
-    in characters. Which response is A is drawn by a content hash, as `read_pairs` does, so that position tells nothing.
-    The pairs depend on the candidates, not on the order of the rows. Pair candidates of several models by
-    `pa.concat_tables`.
+    in characters. Which response is A, and which of several is the best, the worst, the shortest or the longest, is
+    drawn by a content hash, as `read_pairs` does, so that neither position nor spelling tells anything. The pairs
+    depend on the candidates, not on the order of the rows. Pair candidates of several models by `pa.concat_tables`.
 
     Raises DataError for a table that holds no candidates, scores of another shape or infinite, or none where needed.
     """
@@ -154,7 +154,7 @@ def _scores(scores: npt.ArrayLike | None, n: int, how: Pairing) -> npt.NDArray[n
 def _by_prompt(
     table: pa.Table, scores: npt.NDArray[np.float64], how: Pairing, left_out: Counter[str]
 ) -> dict[str, tuple[list[Message], list[Candidate]]]:
-    """Return the usable candidates of each prompt, each response once, sorted by what they say."""
+    """Return the usable candidates of each prompt, each response once, sorted by a hash of what they say."""
     columns = (table[name].to_pylist() for name in ("prompt", "response", "model", "sample"))
     found: dict[str, tuple[list[Message], list[Candidate]]] = {}
     for (prompt, response, model, sample), score in zip(zip(*columns, strict=True), scores.tolist(), strict=True):
@@ -162,7 +162,7 @@ def _by_prompt(
         reason = _unusable(response, score, how)
         left_out.update([reason] if reason else [])
         members += [] if reason else [Candidate(response, score, model, sample)]
-    return {name: (prompt, _distinct(members, how, left_out)) for name, (prompt, members) in found.items()}
+    return {name: (prompt, _distinct(name, members, how, left_out)) for name, (prompt, members) in found.items()}
 
 
 def _unusable(response: str | None, score: float, how: Pairing) -> str:
@@ -175,17 +175,27 @@ def _unusable(response: str | None, score: float, how: Pairing) -> str:
     return "candidates: no score" if (how.by_score or how.min_gap) and math.isnan(score) else ""
 
 
-def _distinct(members: Sequence[Candidate], how: Pairing, left_out: Counter[str]) -> list[Candidate]:
-    """Merge candidates that say the same (of one model, where models are paired), with their mean score."""
+def _distinct(prompt: str, members: Sequence[Candidate], how: Pairing, left_out: Counter[str]) -> list[Candidate]:
+    """Merge candidates that say the same (of one model, where models are paired), with their mean score.
+
+    They are sorted by a hash of the prompt's id and the response: where scores tie, the first is paired.
+    """
+
+    def drawn(one: Candidate) -> tuple[bytes, str]:
+        return hashlib.blake2b(f"{prompt} {one.response}".encode(), digest_size=16).digest(), one.model
+
     same: dict[tuple[str, str], list[Candidate]] = {}
     for one in sorted(members, key=lambda c: (c.sample, c.model)):
         same.setdefault((one.response, one.model if how.scheme == "two-models" else ""), []).append(one)
     left_out.update({"candidates: same response": len(members) - len(same)} if len(members) > len(same) else {})
-    merged = [Candidate(c[0].response, _mean([x.score for x in c]), c[0].model, c[0].sample) for c in same.values()]
-    return sorted(merged, key=lambda c: (c.response, c.model))
+    merged = [
+        Candidate(c[0].response, mean_score([x.score for x in c]), c[0].model, c[0].sample) for c in same.values()
+    ]
+    return sorted(merged, key=drawn)
 
 
-def _mean(scores: Sequence[float]) -> float:
+def mean_score(scores: Sequence[float]) -> float:
+    """Return the score of a response that was drawn several times: the mean of those that are no NaN, if any."""
     known = [score for score in scores if not math.isnan(score)]
     return math.fsum(known) / len(known) if known else math.nan
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augment.implicit_rewards import Over, ResponseLogProbs, implicit_rewards
+from augment.pair_candidates import mean_score
 from labeling.consistency import RATES, Consistency, Kind, Rewards, clamped, consistency
 from labeling.llm import Engine, Sampling
 from labeling.pairs import prompt_id, prompt_text
@@ -72,16 +73,20 @@ def agreement(table: pa.Table, j: FloatArray, k: FloatArray) -> dict[Kind, Consi
 def rankings(table: pa.Table, rewards: FloatArray) -> list[Rewards]:
     """Return the rewards (m, n) of n candidates as m rankings of the same responses, a response counting once.
 
-    What has no reward from one of the m is left out of all.
+    Drawn several times, it has its mean reward, as in pairs. What has no reward from one of the m is left out of all.
     """
     prompts, texts = map(prompt_id, table["prompt"].to_pylist()), table["response"].to_pylist()
     known = np.asarray(np.isfinite(rewards).all(axis=0))
-    first = {key: row for row, key in enumerate(zip(prompts, texts, strict=True)) if known[row]}
+    drawn: dict[tuple[str, str], list[int]] = {}
+    for row, key in enumerate(zip(prompts, texts, strict=True)):
+        if known[row]:
+            drawn.setdefault(key, []).append(row)
     # Numbers in place of the texts, which in an array would all be as wide as the longest.
     number = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    names = np.array([prompt for prompt, _ in first], dtype=np.str_)
-    responses = np.array([number[text] for _, text in first], dtype=np.int64)
-    return [Rewards(names, responses, values[list(first.values())]) for values in rewards]
+    names = np.array([prompt for prompt, _ in drawn], dtype=np.str_)
+    responses = np.array([number[text] for _, text in drawn], dtype=np.int64)
+    means = [np.array([mean_score(values[rows]) for rows in drawn.values()]) for values in rewards]
+    return [Rewards(names, responses, values) for values in means]
 
 
 def soft_label(rates: Consistency, prompt_ids: npt.NDArray[np.str_], per_prompt: bool) -> FloatArray:

@@ -20,6 +20,7 @@ import pytest
 
 from augment.dpo import PolicyConfig
 from augment.implicit_rewards import implicit_rewards, response_log_probs
+from augment.pair_candidates import Pairing, pair_candidates
 from augment.policies import check_vocabulary, load_policy, policy_context, save_policy
 from augment.self_gold import decided, implicit_agreement, judge_agreement
 from augment.self_iteration import _implicit, lineage
@@ -108,6 +109,14 @@ def test_agreement_counts_a_response_once_and_leaves_out_what_has_no_score() -> 
     k = np.array([1.0, 2, 1, np.nan, 3, 3.0, 2, 3, np.nan, 1])
     rates = agreement(table, j, k)
     assert {kind: rate.rates.tolist() for kind, rate in rates.items()} == {kind: [1.0, 0.0] for kind in rates}
+
+
+def test_a_response_drawn_twice_is_ranked_by_its_mean_as_it_is_in_pairs() -> None:
+    table = candidates(["a", "b", "c", "a"])
+    j = np.array([9.0, 6, 0, 1] * 2)  # a has 5 in the mean
+    assert rankings(table, j[None])[0].values.tolist() == [5, 6, 0] * 2
+    pairs = pair_candidates(table, j, Pairing("best-worst")).table.to_pylist()
+    assert [{row["response_a"], row["response_b"]} for row in pairs] == [{"b", "c"}] * 2
 
 
 def test_one_long_response_does_not_make_the_rankings_of_all_others_long() -> None:
