@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import compress
@@ -74,7 +74,7 @@ def run_iteration(
     load: Load,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Make what iteration 1, 2, ... lacks; return its row of the ledger."""
+    """Make what iteration 1, 2, ... lacks; return its row of the ledger. Without a pair, no model is made."""
     folder = run / f"iteration-{iteration}"
     current = run / f"iteration-{iteration - 1}" / "model"
     makers = {
@@ -92,7 +92,9 @@ def run_iteration(
     if how.new_prompts:
         facts = ("prompts.json", *facts)
     for name in (name for name in steps_of(how, gold) if name in makers):
-        if not (folder / name).exists():
+        if name == "model" and not pq.read_metadata(folder / "pairs.parquet").num_rows:
+            facts = tuple(fact for fact in facts if fact != "training.json")
+        elif not (folder / name).exists():
             say(f"iteration {iteration} of {how.iterations}: {name}")
             makers[name]()
             free_memory()
@@ -230,7 +232,7 @@ def _implicit(
         return scores, np.full(len(table), np.nan), counts | {"consistency": None}
     before = rewards[-2].scores
     rates = {kind: rate.mean for kind, rate in agreement(table, scores, before).items()}
-    return scores, before, counts | {"consistency": rates}
+    return scores, before, counts | {"consistency": rates or None}
 
 
 def lineage(run: Path, how: SelfReward, iteration: int) -> list[str | Path]:
@@ -256,15 +258,9 @@ def _write_pairs(folder: Path, how: SelfReward) -> None:
     found = pq.read_table(folder / "scores.parquet")
     scores, before = (found[name].to_numpy() for name in ("score", "score_before"))
     made = pair_candidates(table, scores, Pairing("best-worst"))
-    if not made.table.num_rows:
-        left = ", ".join(f"{count:,} {reason}" for reason, count in made.left_out.items())
-        raise DataError(
-            f"{folder}: no pair could be made of {table.num_rows:,} candidates ({left}); expected one or more: a "
-            "larger model, more candidates, more prompts"
-        )
     oriented = _oriented(made.table, _ends(table))
     q = np.ones(len(oriented))
-    if how.method == "cream" and not np.isnan(before).all():
+    if how.method == "cream" and len(oriented) and not np.isnan(before).all():
         rates = agreement(table, scores, before)[how.rate]
         q = soft_label(rates, np.array(oriented["prompt_id"].to_pylist()), how.per_prompt)
     oriented = oriented.append_column(PAIRS.field("p_chosen"), pa.array(q))
@@ -321,14 +317,29 @@ def _new_prompt_facts(found: NewPrompts) -> dict[str, Any]:
 
 
 def _pair_facts(made: PairedCandidates, pairs: pa.Table) -> dict[str, Any]:
+    """Return what is counted of pairs; None stands for the mean of none."""
     n_ties = made.left_out.get("pairs: equal scores", 0)
-    lengths = {side: np.array([len(text) for text in pairs[side].to_pylist()]) for side in ("chosen", "rejected")}
+    chosen, rejected = (np.array([len(text) for text in pairs[side].to_pylist()]) for side in ("chosen", "rejected"))
     return {
         "n_pairs": len(pairs),
-        "tie_rate": n_ties / (n_ties + len(pairs)),
+        "tie_rate": n_ties / (n_ties + len(pairs)) if n_ties or len(pairs) else None,
         "left_out": dict(made.left_out),
-        "chosen_chars": float(lengths["chosen"].mean()),
-        "rejected_chars": float(lengths["rejected"].mean()),
-        "longer_chosen_share": float((lengths["chosen"] > lengths["rejected"]).mean()),
-        "q": float(np.mean(pairs["p_chosen"].to_numpy())),
+        "chosen_chars": _mean(chosen),
+        "rejected_chars": _mean(rejected),
+        "longer_chosen_share": _mean(chosen > rejected),
+        "q": _mean(pairs["p_chosen"].to_numpy()),
     }
+
+
+def _mean(values: npt.NDArray[Any]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def check_pairs(folder: Path, row: Mapping[str, Any]) -> None:
+    """Raise DataError where the row of an iteration counts no pair, for nothing can be trained on."""
+    if not row["n_pairs"]:
+        left = ", ".join(f"{count:,} {reason}" for reason, count in row["left_out"].items())
+        raise DataError(
+            f"{folder}: no pair could be made of {row['n_candidates']:,} candidates ({left}); expected one or more: a "
+            "larger model, more candidates, more prompts"
+        )

@@ -123,10 +123,11 @@ def self_reward(
     transformers); implicit rewards and training always use transformers. `say` is told of each step. The policy of the
     last iteration is `<out>/iteration-<n>/model`.
 
-    Raises DataError for a folder that holds another run, an iteration without a pair, or without the extra `rlhf`.
+    Raises DataError for a folder that holds another run, an iteration without a pair (once its row is in the ledger),
+    or without the extra `rlhf`.
     """
     from augment.self_gold import decided
-    from augment.self_iteration import drop_parts, run_iteration
+    from augment.self_iteration import check_pairs, drop_parts, run_iteration
 
     need_rlhf()
     folder = Path(out)
@@ -147,6 +148,7 @@ def self_reward(
             ledger.append(run_iteration(folder, iteration, prompts, gold, how, load, say))
             with replacing(folder / "ledger.jsonl") as part:
                 part.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in ledger), encoding="utf-8")
+            check_pairs(folder / f"iteration-{iteration}", ledger[-1])
     return ledger
 
 

@@ -64,9 +64,11 @@ def usable(table: pa.Table) -> BoolArray:
 def agreement(table: pa.Table, j: FloatArray, k: FloatArray) -> dict[Kind, Consistency]:
     """Return how alike two rewards (n,) rank the candidates of each prompt, a response counting once; NaN is left out.
 
-    Prompts without two different responses have no rate.
+    Prompts without two different responses have no rate; where all are such, nothing is returned.
     """
     ours, theirs = rankings(table, np.stack([j, k]))
+    if len(np.unique(ours.prompt_ids)) == len(ours.prompt_ids):
+        return {}
     return {kind: consistency(ours, theirs, kind) for kind in RATES}
 
 

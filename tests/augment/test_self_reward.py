@@ -26,6 +26,7 @@ from augment.self_gold import decided, implicit_agreement, judge_agreement
 from augment.self_iteration import _implicit, lineage
 from augment.self_reward import SelfReward, begin, plan, self_reward
 from augment.self_scores import agreement, histogram, judged, rankings, soft_label
+from labeling.consistency import RATES
 from labeling.errors import DataError, WeakprefWarning
 from labeling.llm import Completion, Sampling
 from labeling.pairs import MESSAGES, prompt_id
@@ -108,7 +109,8 @@ def test_agreement_counts_a_response_once_and_leaves_out_what_has_no_score() -> 
     j = np.array([1.0, 2, 1, np.nan, 3] * 2)
     k = np.array([1.0, 2, 1, np.nan, 3, 3.0, 2, 3, np.nan, 1])
     rates = agreement(table, j, k)
-    assert {kind: rate.rates.tolist() for kind, rate in rates.items()} == {kind: [1.0, 0.0] for kind in rates}
+    assert {kind: rate.rates.tolist() for kind, rate in rates.items()} == {kind: [1.0, 0.0] for kind in RATES}
+    assert agreement(candidates(["a", "a"]), np.arange(4.0), np.arange(4.0)) == {}
 
 
 def test_a_response_drawn_twice_is_ranked_by_its_mean_as_it_is_in_pairs() -> None:

@@ -79,7 +79,7 @@ def chain(tmp_path, monkeypatch):
 def test_a_run_starts_from_float32_whatever_its_weights_are_kept_in(policy_folder, tmp_path, monkeypatch) -> None:
     saved = []
     monkeypatch.setattr("augment.self_reward.save_as_folder", lambda *given: saved.append(given))
-    monkeypatch.setattr("augment.self_iteration.run_iteration", lambda *given: {})
+    monkeypatch.setattr("augment.self_iteration.run_iteration", lambda *given: {"n_pairs": 1})
     how = replace(HOW, iterations=1, training=PolicyConfig(weights="bfloat16", lora_rank=2))
     self_reward(PROMPTS, str(policy_folder), how, tmp_path / "run")
     assert [dtype for *_, dtype in saved] == ["float32"]
@@ -120,6 +120,45 @@ def test_a_run_none_of_whose_prompts_leaves_the_model_room_ends_there(chain) -> 
     how = replace(HOW, candidates=replace(HOW.candidates, max_tokens=11))
     with pytest.raises(DataError, match=r"4 of 4 prompts are too long .* ask for shorter answers"):
         chain(how, Small)
+
+
+class Tied(Model):
+    """Gives every response of the second iteration the same grade."""
+
+    def complete(self, kind, prompt, i, sampling):
+        found = super().complete(kind, prompt, i, sampling)
+        tied = kind == "grades" and self.model == "iteration-1"
+        return replace(found, text="Score: 3") if tied else found
+
+
+def test_an_iteration_whose_scores_all_tie_is_in_the_ledger_before_it_ends_the_run_time_and_again(
+    chain, tmp_path
+) -> None:
+    run, said = tmp_path / "run", r"iteration-2: no pair could be made of 8 candidates \(4 pairs: equal scores\)"
+    with pytest.raises(DataError, match=said):
+        chain(HOW, Tied)
+    ledger = (run / "ledger.jsonl").read_text()
+    first, second = map(json.loads, ledger.splitlines())
+    assert (first["n_pairs"], first["tie_rate"], first["steps"]) == (4, 0.0, 1)
+    assert (second["n_pairs"], second["tie_rate"], second["chosen_chars"], second["q"]) == (0, 1.0, None, None)
+    assert second["score_histogram"] == {"0": 0, "1": 0, "2": 0, "3": 8, "4": 0, "5": 0}
+    assert second["left_out"] == {"pairs: equal scores": 4}
+    for _ in range(2):
+        with pytest.raises(DataError, match=said):
+            self_reward(PROMPTS, "m", HOW, run, load=lambda folder: Tied(folder, []))
+        assert (run / "ledger.jsonl").read_text() == ledger
+    assert not (run / "iteration-2" / "model").exists()
+
+
+def test_an_iteration_without_two_different_answers_to_a_prompt_is_in_the_ledger(chain, tmp_path) -> None:
+    class Same(Model):
+        def complete(self, kind, prompt, i, sampling):
+            return super().complete(kind, prompt, 0, sampling)
+
+    with pytest.raises(DataError, match=r"no pair .* \(4 candidates: same response, 4 prompts: under two candidates"):
+        chain(HOW, Same)
+    [row] = map(json.loads, (tmp_path / "run" / "ledger.jsonl").read_text().splitlines())
+    assert (row["n_pairs"], row["tie_rate"], row["left_out"]["candidates: same response"]) == (0, None, 4)
 
 
 def test_new_prompts_come_from_the_starting_model_others_each_time_and_what_was_left_out_is_told(
