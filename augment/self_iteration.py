@@ -29,7 +29,7 @@ from augment.self_training import train_policy
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import replacing, write_json
 from labeling.llm import Conversation, Engine, fitting
-from labeling.pairs import MESSAGES, Pairs
+from labeling.pairs import MESSAGES, Pairs, prompt_id
 from labeling.parts import part_folder, remove_parts
 from labeling.vllm_engine import VLLMEngine
 
@@ -98,7 +98,8 @@ def run_iteration(
             say(f"iteration {iteration} of {how.iterations}: {name}")
             makers[name]()
             free_memory()
-    row: dict[str, Any] = {"iteration": iteration, "method": how.method, **_candidate_facts(folder)}
+    asked = _read_prompts(folder / "prompts.parquet") if how.new_prompts else prompts
+    row: dict[str, Any] = {"iteration": iteration, "method": how.method, **_candidate_facts(folder, asked)}
     for name in facts:
         row |= json.loads((folder / name).read_text(encoding="utf-8"))
     return row
@@ -259,12 +260,12 @@ def _write_pairs(folder: Path, how: SelfReward) -> None:
     scores, before = (found[name].to_numpy() for name in ("score", "score_before"))
     made = pair_candidates(table, scores, Pairing("best-worst"))
     oriented = _oriented(made.table, _ends(table))
-    q = np.ones(len(oriented))
+    q, n_clamped = np.ones(len(oriented)), 0
     if how.method == "cream" and len(oriented) and not np.isnan(before).all():
         rates = agreement(table, scores, before)[how.rate]
-        q = soft_label(rates, np.array(oriented["prompt_id"].to_pylist()), how.per_prompt)
+        q, n_clamped = soft_label(rates, np.array(oriented["prompt_id"].to_pylist()), how.per_prompt)
     oriented = oriented.append_column(PAIRS.field("p_chosen"), pa.array(q))
-    write_json(folder / "pairs.json", _pair_facts(made, oriented))
+    write_json(folder / "pairs.json", _pair_facts(made, oriented) | {"n_clamped": n_clamped})
     with replacing(folder / "pairs.parquet") as part:
         pq.write_table(oriented.cast(PAIRS), part, compression="zstd")
 
@@ -299,11 +300,14 @@ def _oriented(pairs: pa.Table, ends: dict[tuple[str, str], bool]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema([f for f in PAIRS if f.name != "p_chosen"]))
 
 
-def _candidate_facts(folder: Path) -> dict[str, Any]:
+def _candidate_facts(folder: Path, asked: Sequence[Conversation]) -> dict[str, Any]:
+    """Return what is counted of candidates, and of the prompts asked that have none, for want of room."""
     table = read_candidates(folder / "candidates.parquet")
     texts = [text or "" for text in table["response"].to_pylist()]
+    answered = set(table["prompt_id"].to_pylist())
     return {
-        "n_prompts": len(set(table["prompt_id"].to_pylist())),
+        "n_prompts": len(answered),
+        "n_prompts_left_out": len(set(map(prompt_id, asked)) - answered),
         "n_candidates": len(texts),
         "n_empty": sum(not text.strip() for text in texts),
         "cut_share": float(np.mean([reason == "length" for reason in table["finish_reason"].to_pylist()])),

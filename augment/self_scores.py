@@ -34,18 +34,21 @@ def judged(table: pa.Table, engine: Engine, sampling: Sampling | None) -> Scored
     """Return the mean of the grades, 0 to 5, that a model gives each candidate in `sampling.n` answers (METHODS 4).
 
     Answers that end in no score are dropped and counted; a candidate without any gets NaN. Without sampling, a grade is
-    the mean of the digits by their probabilities: every candidate has one.
+    the mean of the digits by their probabilities: every candidate has one. `n_judge_cut` candidates were graded with a
+    text cut in the middle, `n_judge_too_long` were not, for they did not fit.
     """
     rows = usable(table)
     texts = table["response"].filter(pa.array(rows))
     questions = [prompt_text(prompt) for prompt in table["prompt"].filter(pa.array(rows)).to_pylist()]
     # Each response stands beside itself: the judge takes pairs, and grades equal ones once.
     asked = pa.table({"pair_id": questions, "prompt": questions, "response_a": texts, "response_b": texts})
-    scores, counts = np.full(len(table), np.nan), {}
+    scores = np.full(len(table), np.nan)
+    counts = dict.fromkeys(("n_samples", "n_unparsed", "n_judge_cut", "n_judge_too_long"), 0)
     if rows.any():
         verdicts = RubricJudge(engine, sampling=sampling).judge(asked)
         scores[rows] = verdicts.scores[:, 0]
-        counts = {"n_samples": verdicts.n_samples, "n_unparsed": verdicts.n_unparsed}
+        counts |= {"n_samples": verdicts.n_samples, "n_unparsed": verdicts.n_unparsed}
+        counts |= {"n_judge_cut": verdicts.n_cut, "n_judge_too_long": verdicts.abstained["too_long"]}
     return Scored(scores, counts | {"score_histogram": histogram(scores), "n_unscored": int(np.isnan(scores).sum())})
 
 
@@ -91,10 +94,14 @@ def rankings(table: pa.Table, rewards: FloatArray) -> list[Rewards]:
     return [Rewards(names, responses, values) for values in means]
 
 
-def soft_label(rates: Consistency, prompt_ids: npt.NDArray[np.str_], per_prompt: bool) -> FloatArray:
-    """Return q for the pair of each named prompt (n,): C, or its own C_j, not below 0.5 (a warning counts what was)."""
+def soft_label(rates: Consistency, prompt_ids: npt.NDArray[np.str_], per_prompt: bool) -> tuple[FloatArray, int]:
+    """Return q for the pair of each named prompt (n,): C or its own C_j, not below 0.5; and how many were raised to it.
+
+    A warning tells of these, too.
+    """
     found = rates.of(prompt_ids) if per_prompt else np.array([rates.mean])
-    return np.broadcast_to(clamped(found), len(prompt_ids)).copy()
+    q = np.broadcast_to(clamped(found), len(prompt_ids)).copy()
+    return q, int(np.broadcast_to(found < 0.5, len(q)).sum())
 
 
 def histogram(scores: FloatArray) -> dict[str, int]:

@@ -20,14 +20,12 @@ import pytest
 
 from augment.dpo import PolicyConfig
 from augment.implicit_rewards import implicit_rewards, response_log_probs
-from augment.pair_candidates import Pairing, pair_candidates
 from augment.policies import check_vocabulary, load_policy, policy_context, save_policy
 from augment.self_gold import decided, implicit_agreement, judge_agreement
 from augment.self_iteration import _implicit, lineage
 from augment.self_reward import SelfReward, begin, plan, self_reward
-from augment.self_scores import agreement, histogram, judged, rankings, soft_label
-from labeling.consistency import RATES
-from labeling.errors import DataError, WeakprefWarning
+from augment.self_scores import agreement, judged
+from labeling.errors import DataError
 from labeling.llm import Completion, Sampling
 from labeling.pairs import MESSAGES, prompt_id
 
@@ -100,48 +98,16 @@ def test_the_score_is_the_mean_of_the_readable_grades() -> None:
     assert found.counts["score_histogram"] == {"0": 0, "1": 2, "2": 4, "3": 0, "4": 0, "5": 0}
 
 
-def test_a_histogram_counts_every_score_once() -> None:
-    assert sum(histogram(np.array([0.0, 5.0, 2.5, 1.49, np.nan])).values()) == 4
-
-
-def test_agreement_counts_a_response_once_and_leaves_out_what_has_no_score() -> None:
-    table = candidates(["a", "b", "a", "", "c"])
-    j = np.array([1.0, 2, 1, np.nan, 3] * 2)
-    k = np.array([1.0, 2, 1, np.nan, 3, 3.0, 2, 3, np.nan, 1])
-    rates = agreement(table, j, k)
-    assert {kind: rate.rates.tolist() for kind, rate in rates.items()} == {kind: [1.0, 0.0] for kind in RATES}
-    assert agreement(candidates(["a", "a"]), np.arange(4.0), np.arange(4.0)) == {}
-
-
-def test_a_response_drawn_twice_is_ranked_by_its_mean_as_it_is_in_pairs() -> None:
-    table = candidates(["a", "b", "c", "a"])
-    j = np.array([9.0, 6, 0, 1] * 2)  # a has 5 in the mean
-    assert rankings(table, j[None])[0].values.tolist() == [5, 6, 0] * 2
-    pairs = pair_candidates(table, j, Pairing("best-worst")).table.to_pylist()
-    assert [{row["response_a"], row["response_b"]} for row in pairs] == [{"b", "c"}] * 2
-
-
-def test_one_long_response_does_not_make_the_rankings_of_all_others_long() -> None:
-    table = candidates(["a", "b" * 100_000, "a"])
-    first, _ = rankings(table, np.array([[1.0, 2, 1] * 2] * 2))
-    assert first.candidates.tolist() == [0, 1, 0, 1]
-    assert first.candidates.nbytes + first.prompt_ids.nbytes < 1_000
-
-
-def test_each_pair_is_labelled_with_the_rate_of_its_own_prompt_whatever_was_skipped() -> None:
-    table = candidates(["a", "b", "c"])
-    rates = agreement(table, np.array([1.0, 2, 3] * 2), np.array([1.0, 2, 3, 2, 1, 3]))["kendall"]
-    first, second = (prompt_id(prompt) for prompt in PROMPTS[:2])
-    np.testing.assert_allclose(soft_label(rates, np.array([second]), per_prompt=True), [2 / 3])
-    np.testing.assert_allclose(soft_label(rates, np.array([second, first]), per_prompt=True), [2 / 3, 1])
-    np.testing.assert_allclose(soft_label(rates, np.array([second, first]), per_prompt=False), [5 / 6, 5 / 6])
-
-
-def test_a_rate_below_a_half_is_raised_to_it_with_a_warning() -> None:
-    table = candidates(["a", "b", "c"])
-    rates = agreement(table, np.array([1.0, 2, 3] * 2), np.array([3.0, 2, 1] * 2))["kendall"]
-    with pytest.warns(WeakprefWarning, match="below 0.5"):
-        assert soft_label(rates, rates.prompt_ids, per_prompt=False).tolist() == [0.5, 0.5]
+def test_responses_that_the_judge_cut_or_could_not_hold_are_counted() -> None:
+    table, grader = candidates(["red", "green " * 400]), Grader()
+    grader.context = 400
+    found = judged(table, grader, Sampling(n=1, max_tokens=10))
+    assert (found.counts["n_judge_cut"], found.counts["n_judge_too_long"]) == (2, 0)
+    assert not np.isnan(found.scores).any()
+    grader.context = 100
+    found = judged(table, grader, Sampling(n=1, max_tokens=10))
+    assert (found.counts["n_judge_cut"], found.counts["n_judge_too_long"], found.counts["n_unscored"]) == (0, 4, 4)
+    assert judged(candidates([" "]), grader, Sampling()).counts["n_judge_cut"] == 0
 
 
 def test_the_models_compared_are_the_current_one_and_the_one_before(tmp_path) -> None:

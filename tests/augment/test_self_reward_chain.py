@@ -113,6 +113,14 @@ def test_prompts_that_leave_the_model_no_room_are_left_out_of_every_iteration(ch
     with pytest.warns(WeakprefWarning, match="1 of 4 prompts are too long for iteration-.*, 8 of them asked"):
         ledger, *_ = chain(how, Small)
     assert [row["n_prompts"] for row in ledger] == [3, 3]
+    again = self_reward(PROMPTS, "m", how, tmp_path / "run", load=lambda folder: Small(folder, []))
+    for row in (*ledger, *again):  # gone on with or not
+        assert (row["n_prompts_left_out"], row["n_judge_cut"], row["n_judge_too_long"], row["n_clamped"]) == (
+            1,
+            0,
+            0,
+            0,
+        )
     assert [row["n_empty"] for row in ledger] == [0, 0]
 
 
