@@ -86,6 +86,8 @@ class SelfRewardOptions:
         foreign = [flag for flag in changed(self) if flag in names]
         if foreign:
             raise DataError(f"{', '.join(foreign)}: of --method {owner}, not {self.method}; leave it out")
+        if not self.grades and self.grade_tokens != GRADES.max_tokens:
+            raise DataError("--grade-tokens: no graded answer is drawn with --grades 0; leave it out")
 
 
 OTHERS = {

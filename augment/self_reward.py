@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -40,11 +40,15 @@ GRADES = Sampling(n=3, temperature=0.7, top_p=0.9, max_tokens=300)
 """How graded answers are drawn (arXiv 2401.10020)."""
 
 
+FOREIGN = {"srlm": ("cream", ("base", "rate", "per_prompt", "over")), "cream": ("srlm", ("grades",))}
+"""Whose the settings are that a method cannot use, and which."""
+
+
 @dataclass(frozen=True)
 class SelfReward:
     """How a policy rewards itself.
 
-    Raises DataError for values out of range.
+    Raises DataError for values out of range, and settings of the other method.
     """
 
     method: Method = "srlm"
@@ -80,6 +84,11 @@ class SelfReward:
                 f"method is {self.method!r} and rate {self.rate!r}; expected {' or '.join(get_args(Method))}, and one "
                 f"of {', '.join(RATES)}"
             )
+        other, names = FOREIGN[self.method]
+        usual = {one.name: one.default for one in fields(self)}
+        foreign = [name for name in names if getattr(self, name) != usual[name]]
+        if foreign:
+            raise DataError(f"{', '.join(foreign)}: of method {other}, not {self.method}; leave it out")
         for name, least in (("iterations", 1), ("new_prompts", 0), ("processes", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise DataError(f"{name} is {getattr(self, name)}, expected {least} or more")

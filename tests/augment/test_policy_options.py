@@ -10,6 +10,7 @@ from augment import export
 from augment.align import Exploring, align_with_rewards
 from augment.cli import main
 from augment.dpo import PolicyConfig
+from augment.self_reward import SelfReward
 from labeling.errors import DataError
 
 PROMPTS = [[{"role": "user", "content": f"Name colour {i}."}] for i in range(4)]
@@ -37,15 +38,33 @@ def test_dpo_refuses_options_of_methods_that_draw_responses(six_pairs, tmp_path,
         ("srlm", ["--base", "b"], "--base: of --method cream, not srlm"),
         ("cream", ["--grades", "0"], "--grades: of --method srlm, not cream"),
         ("cream", ["--grade-tokens", "9"], "--grade-tokens: of --method srlm, not cream"),
+        (
+            "srlm",
+            ["--grades", "0", "--grade-tokens", "50"],
+            "--grade-tokens: no graded answer is drawn",
+        ),
         ("srlm", ["--grades", "-1"], "--grades is -1; expected 0 or more"),
     ],
 )
-def test_self_reward_refuses_options_of_the_other_method_and_grades_below_0(
+def test_self_reward_refuses_options_that_do_nothing_and_grades_below_0(
     six_pairs, tmp_path, fails, method, options, said
 ) -> None:
     command = ("self-reward", tmp_path / "p.parquet", "-o", tmp_path / "run", "--model", "m", "--method", method)
     assert said in fails(*command, *options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "said"),
+    [
+        ("srlm", {"base": "b", "per_prompt": True}, "base, per_prompt: of method cream, not srlm; leave it out"),
+        ("srlm", {"rate": "spearman", "over": "mean"}, "rate, over: of method cream, not srlm"),
+        ("cream", {"grades": None}, "grades: of method srlm, not cream"),
+    ],
+)
+def test_settings_of_the_other_method_are_refused_from_python_too(method, settings, said) -> None:
+    with pytest.raises(DataError, match=said):
+        SelfReward(method, **settings)
 
 
 @pytest.mark.parametrize(
