@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,21 @@ def build_eft(
 ) -> Eft:
     """Let a model grade the responses of pairs with gold, `sampling.n` times each; return the gradings worth learning.
 
-    Ties say nothing and are left out; long prompts are cut as in `grade`, and counted. Raises DataError where no pair
-    has a gold label that is no tie, or no grading agrees with people.
+    Ties say nothing and are left out, and so are prompts whose labels contradict each other (A > B > C > A), which no
+    grading agrees with: they are counted, as are gradings that repeat another word for word. Long prompts are cut as
+    in `grade`, and counted. Raises DataError where no pair has a gold label that is no tie, all prompts are
+    contradictory, or no grading agrees with people.
     """
     decided = ~np.isnan(pairs.gold) & (pairs.gold != 0.5)
     if not decided.any():
         raise DataError(f"none of {len(pairs)} pairs says which response is better; pass pairs with a gold column")
-    wins, questions = _ranked(pairs.take(decided))
+    labelled, questions = _ranked(pairs.take(decided))
+    wins = {name: found for name, found in labelled.items() if not contradictory(found)}
+    if not wins:
+        raise DataError(
+            f"the labels of each of {len(labelled)} prompts contradict each other (A > B > C > A), so that no grading "
+            "can agree with them; expected prompts that order their responses: correct the labels, or pass more pairs"
+        )
     gradings, n_cut, n_too_long = grade(wins, questions, engine, sampling)
     agreeing = agree_with_people(gradings, wins)
     if not agreeing:
@@ -86,15 +95,18 @@ def build_eft(
             f"({sum(g.score is None for g in gradings)} end in no score; {n_too_long} responses were too long to "
             "grade); expected some: a larger model, more samples"
         )
-    kept = flatten(agreeing, most_per_score, seed)
+    different = distinct(agreeing)
+    kept = flatten(different, most_per_score, seed)
     counts = {
+        "contradictory": len(labelled) - len(wins),
         "gradings": len(gradings),
         "unparsed": sum(g.score is None for g in gradings),
         "agreeing": len(agreeing),
+        "repeated": len(agreeing) - len(different),
         "kept": len(kept),
         "cut": n_cut,
         "too_long": n_too_long,
-        "scores_before": _histogram(agreeing),
+        "scores_before": _histogram(different),
         "scores": _histogram(kept),
     }
     return Eft(kept, counts)
@@ -147,6 +159,30 @@ def agree_with_people(gradings: Sequence[Grading], wins: Mapping[str, Sequence[W
         if all(_above(scores.get(won), scores.get(lost)) for won, lost in wins[name]):
             kept += list(found.values())
     return kept
+
+
+def contradictory(wins: Sequence[Win]) -> bool:
+    """Return whether no order of the responses has every winner above what it beat.
+
+    >>> contradictory([("a", "b"), ("b", "c")]), contradictory([("a", "b"), ("b", "c"), ("c", "a")])
+    (False, True)
+    """
+    order: TopologicalSorter[str] = TopologicalSorter()
+    for won, lost in wins:
+        order.add(lost, won)
+    try:
+        order.prepare()
+    except CycleError:
+        return True
+    return False
+
+
+def distinct(gradings: Sequence[Grading]) -> list[Grading]:
+    """Return the gradings, the first of those that say the same of the same response: copies teach nothing more."""
+    first: dict[tuple[str, str, str], Grading] = {}
+    for grading in gradings:
+        first.setdefault((grading.prompt_id, grading.response, grading.text), grading)
+    return list(first.values())
 
 
 def flatten(gradings: Sequence[Grading], most_per_score: int | None = None, seed: int = 0) -> list[Grading]:

@@ -233,9 +233,11 @@ def eft(pairs: str, out: Path, reading: Reading, model: ModelOptions, sampling: 
     made.write(out)
     write_manifest(out, "eft", {"pairs": Path(pairs)}, sampling.seed, {**made.counts, "sampling": asdict(sampling)})
     counts = made.counts
+    lost = f"; {counts['contradictory']:,} prompts left out, whose labels contradict each other"
     return (
         f"{out}: {counts['kept']:,} of {counts['gradings']:,} gradings ({counts['agreeing']:,} agree with people, "
-        f"{counts['unparsed']:,} end in no score)"
+        f"{counts['repeated']:,} of them word for word like another, {counts['unparsed']:,} end in no score)"
+        f"{lost if counts['contradictory'] else ''}"
     )
 
 

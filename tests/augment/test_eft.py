@@ -102,6 +102,31 @@ def test_a_long_response_is_cut_in_the_middle_and_one_that_no_cut_makes_fit_is_n
     assert (made.counts["too_long"], made.counts["gradings"], made.counts["kept"]) == (2, 2, 2)
 
 
+class Steady(Grader):
+    """Grades by the number of exclamation marks, in the same words each time."""
+
+    def complete(self, text, i):
+        return super().complete(text, 0)
+
+
+def test_a_grading_said_again_word_for_word_is_kept_once_and_counted(make_pairs) -> None:
+    asks = prompts(2)
+    pairs = make_pairs([(asks[0], "a!!!", "b"), (asks[1], "a!!!", "b!")], [1.0, 1.0])
+    made = build_eft(pairs, Steady(), Sampling(n=3))
+    assert (made.counts["agreeing"], made.counts["repeated"], made.counts["kept"]) == (12, 8, 4)
+    assert made.counts["scores_before"] == {"0": 1, "1": 1, "2": 0, "3": 2, "4": 0, "5": 0}
+    assert len({(item.prompt_id, item.response, item.text) for item in made.items}) == 4
+
+
+def test_a_prompt_whose_labels_contradict_each_other_is_not_graded_and_counted(make_pairs) -> None:
+    asks = prompts(2)
+    circle = [(asks[0], "a!!", "b!"), (asks[0], "b!", "c"), (asks[0], "c", "a!!")]
+    made = build_eft(make_pairs([*circle, (asks[1], "a!", "b")], [1.0] * 4), Grader(), Sampling())
+    assert (made.counts["contradictory"], made.counts["gradings"], made.counts["kept"]) == (1, 2, 2)
+    with pytest.raises(DataError, match="labels of each of 1 prompts contradict each other"):
+        build_eft(make_pairs(circle, [1.0] * 3), Grader(), Sampling())
+
+
 def test_pairs_that_say_nothing_and_a_judge_that_never_agrees_are_errors(make_pairs) -> None:
     pairs = make_pairs([(prompts(1)[0], "a!", "b")], [0.5])
     with pytest.raises(DataError, match="none of 1 pairs says which"):

@@ -38,11 +38,7 @@ def test_dpo_refuses_options_of_methods_that_draw_responses(six_pairs, tmp_path,
         ("srlm", ["--base", "b"], "--base: of --method cream, not srlm"),
         ("cream", ["--grades", "0"], "--grades: of --method srlm, not cream"),
         ("cream", ["--grade-tokens", "9"], "--grade-tokens: of --method srlm, not cream"),
-        (
-            "srlm",
-            ["--grades", "0", "--grade-tokens", "50"],
-            "--grade-tokens: no graded answer is drawn",
-        ),
+        ("srlm", ["--grades", "0", "--grade-tokens", "50"], "--grade-tokens: no graded answer is drawn"),
         ("srlm", ["--grades", "-1"], "--grades is -1; expected 0 or more"),
     ],
 )
