@@ -69,12 +69,23 @@ def alarms(now: Watched | None, before: Watched | None, iteration: int) -> list[
         return []
     warnings.warn(
         f"{CALIBRATION_WORSENED}: in iteration {iteration} the log-loss of the {len(rise)} watched pairs is "
-        f"{rise.mean():+.3f} nats above its best (95 % interval from {low:+.3f}); the loop confirms its own errors: "
-        "use an earlier iteration, or more gold",
+        f"{rise.mean():+.3f} nats above its best (95 % interval from {low:+.3f}); {_why(now)}",
         WeakprefWarning,
         stacklevel=2,
     )
     return [CALIBRATION_WORSENED]
+
+
+def _why(watched: Watched) -> str:
+    """Say what a worse log-loss comes from: too sure, or too timid, as the hinge makes rewards that are no log-odds."""
+    sure = float(np.maximum(watched.p_a, 1 - watched.p_a).mean())
+    right = float(np.where(watched.p_a >= 0.5, watched.gold, 1 - watched.gold).mean())
+    if sure < right:
+        return (
+            f"it is less sure ({sure:.2f}) than it is right ({right:.2f}): if it is right as often as before, only its "
+            "scale is off, and weakpref calibrate mends that"
+        )
+    return "the loop confirms its own errors: use an earlier iteration, or more gold"
 
 
 def label_figures(labels: SelfLabels, pool: BoolArray, hidden: FloatArray, longer: FloatArray) -> dict[str, Figure]:

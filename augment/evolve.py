@@ -233,6 +233,10 @@ def stated(pairs: Pairs, options: EvolveOptions, test: Pairs | None, votes: Vote
     """Return what a run is known by: the same here, the same results."""
     said = asdict(options)
     said["config"]["model"] = known_as(options.config.model)
+    if options.config.bf16 is None:  # what is left to the machine must be the same on the one that goes on
+        from rm.arguments import computes_in_bf16  # torch takes seconds
+
+        said["config"]["bf16"] = computes_in_bf16()
     inputs: dict[str, Any] = {"pairs": None, "test": None, "votes": None}
     for name, given in (("pairs", pairs), ("test", test)):
         if given is not None:

@@ -225,3 +225,11 @@ def test_a_models_folder_is_no_run(tmp_path):
     with pytest.raises(DataError, match="holds something else than a run of evolve; choose another folder"):
         claim(tmp_path, {"options": {}, "pairs": "x"}, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_run_is_known_by_its_arithmetic_where_that_is_left_to_the_machine(pairs, monkeypatch):
+    for has in (True, False):
+        monkeypatch.setattr("rm.arguments.computes_in_bf16", lambda has=has: has)
+        assert stated(pairs, EvolveOptions(CONFIG, gold=4), None, None)["options"]["config"]["bf16"] is has
+        asked = EvolveOptions(replace(CONFIG, bf16=not has), gold=4)
+        assert stated(pairs, asked, None, None)["options"]["config"]["bf16"] is not has
