@@ -241,7 +241,7 @@ def load(path: Path) -> dict[str, Any]:
 def store(path: Path, kind: str, task: Task, found: dict[str, dict[str, Record]]) -> None:
     """Add the records of a task to the file, in place of those of the same model and seed."""
     report = load(path)
-    report["versions"] = versions() | rivals.versions()
+    report["versions"] = report.get("versions", {}) | versions() | rivals.versions()  # of rivals, as last measured
     cells = report.setdefault(kind, {}).setdefault(task.name, {}).setdefault(str(len(task.votes.names)), {})
     for amount, records in found.items():
         cell = cells.setdefault(amount, {})

@@ -293,5 +293,9 @@ READS_GOLD = frozenset({"snorkel, class balance", "flyingsquid, class balance", 
 
 
 def versions() -> dict[str, str]:
-    """Return the version of every rival's package."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    """Return the version of every rival's package that is installed."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
