@@ -165,7 +165,7 @@ def export(
     _say(commands.export(pairs, posterior, out, reading, votes=votes, keep_ties=keep_ties, seed=seed))
 
 
-app.command()(command.as_command(lambda line: _say(line)))
+app.command()(command.as_command(lambda line: _say(line), by_hand=True))
 
 
 app.command()(scoring_cli.score)

@@ -21,7 +21,7 @@ from augment.export import export as write_export
 from labeling import apply, heuristics, read_pairs, read_votes, summary, write_votes
 from labeling.dawid_skene import DawidSkene, OneCoin
 from labeling.errors import DataError, VoterError, VotesError
-from labeling.files import input_hash, manifest, sha256, write_json
+from labeling.files import check_no_pairs, input_hash, manifest, sha256, write_json
 from labeling.heuristics import Preset
 from labeling.label_model import LabelModel
 from labeling.logistic_model import LogisticModel
@@ -183,11 +183,12 @@ def export(
 
 
 def check_out(out: Path, source: str | Path) -> None:
-    """Raise DataError if `out` is a folder, or the input."""
+    """Raise DataError if `out` is a folder, the input, or other pairs."""
     if out.is_dir():
         raise DataError(f"{out} is a folder, expected the name of a file to write; pass another --out")
     if out.exists() and out.resolve() == Path(source).resolve():
         raise DataError(f"{out} is also the input, which would be lost; pass another --out")
+    check_no_pairs(out)
 
 
 def posterior_of(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:

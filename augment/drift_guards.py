@@ -54,11 +54,11 @@ class Watched:
         return losses
 
 
-def alarms(now: Watched | None, before: Watched | None, iteration: int) -> list[str]:
+def alarms(now: Watched | None, before: Watched | None, iteration: int, rewards: bool = True) -> list[str]:
     """Return the names of the alarms that go off, each warned of; `before` is the best iteration so far.
 
     The alarm `CALIBRATION_WORSENED` goes off where the 95 % interval, over groups, of the rise in log-loss on the same
-    watched pairs lies above `WORTH`.
+    watched pairs lies above `WORTH`. `rewards`: what is watched is a reward model, and no label model.
     """
     if now is None or before is None:
         return []
@@ -69,21 +69,20 @@ def alarms(now: Watched | None, before: Watched | None, iteration: int) -> list[
         return []
     warnings.warn(
         f"{CALIBRATION_WORSENED}: in iteration {iteration} the log-loss of the {len(rise)} watched pairs is "
-        f"{rise.mean():+.3f} nats above its best (95 % interval from {low:+.3f}); {_why(now)}",
+        f"{rise.mean():+.3f} nats above its best (95 % interval from {low:+.3f}); {_why(now, rewards)}",
         WeakprefWarning,
         stacklevel=2,
     )
     return [CALIBRATION_WORSENED]
 
 
-def _why(watched: Watched) -> str:
+def _why(watched: Watched, rewards: bool) -> str:
     """Say what a worse log-loss comes from: too sure, or too timid, as the hinge makes rewards that are no log-odds."""
     sure = float(np.maximum(watched.p_a, 1 - watched.p_a).mean())
     right = float(np.where(watched.p_a >= 0.5, watched.gold, 1 - watched.gold).mean())
     if sure < right:
-        return (
-            f"it is less sure ({sure:.2f}) than it is right ({right:.2f}): if it is right as often as before, only its "
-            "scale is off, and weakpref calibrate mends that"
+        return f"it is less sure ({sure:.2f}) than it is right ({right:.2f}): " + (
+            "if it is right as often as before, weakpref calibrate mends its scale" if rewards else "use more gold"
         )
     return "the loop confirms its own errors: use an earlier iteration, or more gold"
 

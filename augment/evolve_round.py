@@ -192,7 +192,7 @@ class Round:
         before = self.history[best - 1].held_out
         rows = ~np.isnan(labels.held_out) & ~np.isnan(before)
         now = Watched(labels.held_out[rows], self.ground.true[rows], self.ground.pairs.groups[rows])
-        return alarms(now, replace(now, p_a=before[rows]), self.n)
+        return alarms(now, replace(now, p_a=before[rows]), self.n, rewards=False)
 
     def _watched_pairs(self) -> Pairs:
         return self.ground.pairs.take(self.ground.watched)

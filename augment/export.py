@@ -81,7 +81,7 @@ def export(
     options = options or ExportOptions()
     _check_target(Path(out))
     check_pairs(pairs)
-    _check_pairs(pairs)
+    _check_distinct(pairs)
     _check_votes(votes, pairs)
     p, w = _probabilities(p_a, pairs), _weights(weights, len(pairs))
     labels = orient(pairs, p, w, _iterations(iterations, pairs, options), options.keep_ties)
@@ -132,7 +132,7 @@ def _exported(path: Path) -> set[str]:
     return {*record.get("files", ()), path.name}
 
 
-def _check_pairs(pairs: Pairs) -> None:
+def _check_distinct(pairs: Pairs) -> None:
     ids, counts = np.unique(pairs.pair_ids, return_counts=True)
     if (counts > 1).any():
         raise RowError(

@@ -16,7 +16,7 @@ from augment.label_report import print_comparison, write_label_report
 from labeling import join_votes, read_votes, write_votes
 from labeling.calibration import Calibration
 from labeling.compare import compare as compare_models
-from labeling.errors import DataError, VotesError
+from labeling.errors import DataError
 from labeling.explain import explain as explain_pair
 from labeling.files import replacing, sha256, write_json
 from labeling.label_model import LabelModel
@@ -102,13 +102,7 @@ def explain(path: Path, model_file: Path, pair: str) -> str:
     Raises VotesError for a pair that the votes file does not hold.
     """
     votes, _ = read_votes(path)
-    rows = np.flatnonzero(votes.pair_ids == pair)
-    if not len(rows):
-        raise VotesError(
-            f"{path} holds no votes on the pair {pair}; expected one of its {len(votes)} pair ids, as "
-            f"{votes.pair_ids[0] if len(votes) else 'none'}"
-        )
-    return str(explain_pair(LabelModel.load(model_file), votes, int(rows[0])))
+    return str(explain_pair(LabelModel.load(model_file), votes, pair))
 
 
 def _check_models(names: Sequence[str]) -> None:

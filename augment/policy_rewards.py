@@ -71,8 +71,8 @@ class Ensemble:
         from rm.model import RewardModel
         from rm.temperature import temperature_of
 
-        names, temperatures = [str(folder) for folder in folders], [temperature_of(folder) for folder in folders]
-        return cls([RewardModel.load(folder) for folder in folders], names, temperatures)
+        members = [RewardModel.load(folder) for folder in folders]  # first: it says what is wrong with a folder
+        return cls(members, [str(folder) for folder in folders], [temperature_of(folder) for folder in folders])
 
     def scores(self, prompts: Sequence[Conversation], responses: Sequence[str]) -> FloatArray:
         """Return the rewards (m, n) of n responses under m members, at their temperatures, all finite.

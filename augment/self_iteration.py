@@ -339,7 +339,7 @@ def _mean(values: npt.NDArray[Any]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def check_pairs(folder: Path, row: Mapping[str, Any]) -> None:
+def check_any_pair(folder: Path, row: Mapping[str, Any]) -> None:
     """Raise DataError where the row of an iteration counts no pair, for nothing can be trained on."""
     if not row["n_pairs"]:
         left = ", ".join(f"{count:,} {reason}" for reason, count in row["left_out"].items())

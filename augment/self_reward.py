@@ -136,7 +136,7 @@ def self_reward(
     or without the extra `rlhf`.
     """
     from augment.self_gold import decided
-    from augment.self_iteration import check_pairs, drop_parts, run_iteration
+    from augment.self_iteration import check_any_pair, drop_parts, run_iteration
 
     need_rlhf()
     folder = Path(out)
@@ -157,7 +157,7 @@ def self_reward(
             ledger.append(run_iteration(folder, iteration, prompts, gold, how, load, say))
             with replacing(folder / "ledger.jsonl") as part:
                 part.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in ledger), encoding="utf-8")
-            check_pairs(folder / f"iteration-{iteration}", ledger[-1])
+            check_any_pair(folder / f"iteration-{iteration}", ledger[-1])
     return ledger
 
 

@@ -41,7 +41,8 @@ def judged(table: pa.Table, engine: Engine, sampling: Sampling | None) -> Scored
     texts = table["response"].filter(pa.array(rows))
     questions = [prompt_text(prompt) for prompt in table["prompt"].filter(pa.array(rows)).to_pylist()]
     # Each response stands beside itself: the judge takes pairs, and grades equal ones once.
-    asked = pa.table({"pair_id": questions, "prompt": questions, "response_a": texts, "response_b": texts})
+    rows_of = [str(i) for i in range(len(texts))]
+    asked = pa.table({"pair_id": rows_of, "prompt": questions, "response_a": texts, "response_b": texts})
     scores = np.full(len(table), np.nan)
     counts = dict.fromkeys(("n_samples", "n_unparsed", "n_judge_cut", "n_judge_too_long"), 0)
     if rows.any():

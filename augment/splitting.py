@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from labeling.errors import DataError
 from labeling.files import input_hash, manifest, replacing, sha256, write_json
 from labeling.pairs import Pairs
 
-FILES = ("train.parquet", "test.parquet")
+FILES, MANIFEST = ("train.parquet", "test.parquet"), "manifest.json"
 
 
 def split(path: str, out: Path, reading: Reading, test_share: float, gold: float | None, seed: int) -> str:
@@ -22,8 +23,10 @@ def split(path: str, out: Path, reading: Reading, test_share: float, gold: float
 
     Raises DataError where the folder holds anything but an earlier split.
     """
-    if out.exists() and (not out.is_dir() or {file.name for file in out.iterdir()} - {*FILES, "manifest.json"}):
+    if out.exists() and not _is_split(out):
         raise DataError(f"{out} exists and holds something else than a split; choose another folder")
+    if out.resolve() in Path(path).resolve().parents:
+        raise DataError(f"{path} is part of {out}, which would be replaced; choose another folder")
     train, test = split_by_group(reading(path), test_share, seed)
     if gold is not None:
         train = train.with_gold(np.where(gold_sample(train, gold, seed), train.gold, np.nan))
@@ -35,9 +38,21 @@ def split(path: str, out: Path, reading: Reading, test_share: float, gold: float
             pairs.write(folder / name)
         record = manifest("split", inputs={"pairs": input_hash(path)}, seed=seed, counts=counts)
         record["outputs"] = {name: sha256(folder / name) for name in FILES}
-        write_json(folder / "manifest.json", record)
+        write_json(folder / MANIFEST, record)
     said = (f"{len(pairs)} in {name}, {_labelled(pairs)} with gold" for name, pairs in parts.items())
     return f"{out}: {'; '.join(said)}; no prompt and no group in both"
+
+
+def _is_split(out: Path) -> bool:
+    """Return whether a folder is empty or holds an earlier split alone."""
+    found = {file.name for file in out.iterdir()} if out.is_dir() else {"a file"}
+    if not found or found - {*FILES, MANIFEST}:
+        return not found
+    try:
+        record = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and record.get("command") == "split"
 
 
 def _labelled(pairs: Pairs) -> int:

@@ -27,18 +27,23 @@ def as_labels(gold: npt.ArrayLike) -> npt.NDArray[np.float64]:
     Booleans cannot say which pairs are unlabelled: a mask of the labelled pairs would label every pair.
     """
     check_order(gold, "gold", GoldError)
-    if np.asarray(gold).dtype.kind == "b":
+    array = np.asarray(gold)
+    if array.dtype.kind == "b":
         raise GoldError(
             "gold is booleans, which cannot say unlabelled; pass np.where(mask, pairs.gold, np.nan) for a mask of the "
             "pairs that keep their label, or gold.astype(float) if every pair is labelled"
         )
+    texts = array.dtype.kind in "US" or (array.dtype == np.object_ and any(isinstance(v, str) for v in array.ravel()))
     try:
-        return np.asarray(gold, dtype=np.float64)
+        if not texts:
+            return np.asarray(gold, dtype=np.float64)
+        why = "they are texts"
     except (TypeError, ValueError) as error:
-        raise GoldError(
-            f"gold cannot be read as numbers ({error}); expected 1 where A is preferred, 0 where B is, 0.5 for a tie, "
-            "NaN where unlabelled, as in pairs.gold"
-        ) from None
+        why = str(error)
+    raise GoldError(
+        f"gold labels are no numbers ({why}); expected 1 where A is preferred, 0 where B is, 0.5 for a tie, NaN where "
+        "unlabelled, as in pairs.gold"
+    )
 
 
 def as_rows(rows: npt.ArrayLike | slice, n: int) -> npt.NDArray[np.int64]:
@@ -50,7 +55,7 @@ def as_rows(rows: npt.ArrayLike | slice, n: int) -> npt.NDArray[np.int64]:
         return np.arange(n)[rows]
     check_order(rows, "rows")
     index = np.asarray(rows)
-    if index.dtype == np.object_ and all(isinstance(value, bool | np.bool_) for value in index.ravel()):
+    if index.size and index.dtype == np.object_ and all(isinstance(value, bool | np.bool_) for value in index.ravel()):
         index = index.astype(np.bool_)
     if index.dtype.kind == "b":
         if index.shape != (n,):

@@ -37,8 +37,8 @@ WAIT_S = 60.0
 class CachedEngine:
     """An engine that asks another one only what the file at `path` does not hold; two processes may share the file.
 
-    A damaged row is named in a WeakprefWarning and asked again. A damaged file is set aside under another name, also
-    warned of; the rows that can still be read are kept.
+    A damaged row is named in a WeakprefWarning and asked again. A damaged database is set aside under another name,
+    also warned of; the rows that can still be read are kept. A file that is no database is left alone, and refused.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class CachedEngine:
         not depend on what is asked beside it, to the last bit. `read_only`: nothing is made, stored or repaired.
         `watch` is told of every chunk; answers found in the file count as done.
 
-        Raises DataError if there is no such folder, or chunk is below 1.
+        Raises DataError if there is no such folder, the file is no cache, `engine` no engine, or chunk below 1.
         """
         check_engine(engine)
         if chunk < 1:
@@ -237,6 +237,7 @@ def _verdict(path: Path, *, make: bool) -> str:
 
 def _rescued(path: Path) -> dict[str, str] | None:
     """Return None for a whole file, else what can be read of it: nothing is made, set aside or repaired."""
+    _check_kind(path)
     if not path.exists():
         return {}
     verdict = _verdict(path, make=False)

@@ -6,14 +6,13 @@ or NaN; rows whose gold is NaN are left out. All are unchanged when the response
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from labeling.errors import GoldError, WeakprefWarning
+from labeling.errors import GoldError
 from labeling.summary import wilson
 
 FloatArray = npt.NDArray[np.float64]
@@ -197,12 +196,4 @@ def _labelled(p_a: npt.ArrayLike, gold: npt.ArrayLike) -> tuple[FloatArray, Floa
         raise GoldError("gold must be P(A preferred) in [0, 1], NaN where unlabelled")
     if np.isnan(p[known]).any() or ((p[known] < 0) | (p[known] > 1)).any():
         raise GoldError("p_a must be a probability in [0, 1] without NaN")
-    p, q = p[known], q[known]
-    hard = (0.0, 0.5, 1.0)
-    if np.isin(p, hard).all() and not np.isin(q, hard).all():
-        warnings.warn(
-            "every p_a is 0, 0.5 or 1 and gold is not: are the two exchanged? p_a comes first",
-            WeakprefWarning,
-            stacklevel=4,
-        )
-    return p, q
+    return p[known], q[known]

@@ -178,7 +178,7 @@ class Pairs:
         return frame
 
     def write(self, path: str | Path) -> None:
-        """Write the pairs as Parquet, for `read_pairs`, which says the file's stem where they have no `source`."""
+        """Write the pairs as Parquet, which `read_pairs` reads back; an empty `source` becomes the file's name."""
         with replacing(path) as part:
             pq.write_table(self.table, part, compression="zstd")
 

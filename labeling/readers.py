@@ -15,8 +15,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from labeling.errors import DataError
-from labeling.layouts import TEXT_COLUMNS
-from labeling.pairs import MESSAGES
+from labeling.layouts import COLUMNS, TEXT_COLUMNS
 from labeling.rows import BadRow
 from labeling.values import from_values, one_line
 
@@ -70,30 +69,43 @@ def csv(path: Path) -> Read:
             f"{path}, record {first.number} (the header is record 1): expected {first.expected_columns} fields, found "
             f"{first.actual_columns}: {first.text[:60]!r}; {len(skipped)} such records in all; quote or correct them"
         )
+    bad: list[BadRow] = []
     for i, name in enumerate(table.column_names):
-        column = table.column(i)
-        if pa.types.is_string(column.type) and _all_begin_as_turns(column):
-            turns = [None if text is None else _turns(path, name, text) for text in column.to_pylist()]
-            table = table.set_column(i, name, pa.array(turns, MESSAGES))
-    return table, []
+        if name in COLUMNS and _begin_as_turns(table.column(i)):
+            turns, unread = _conversations(name, table.column(i).to_pylist(), str(path))
+            table, bad = table.set_column(i, name, turns), bad + unread
+    return table, bad
 
 
-def _all_begin_as_turns(texts: pa.ChunkedArray) -> bool:
-    given = texts.drop_null()
+def _begin_as_turns(column: pa.ChunkedArray) -> bool:
+    """Return whether every text that is not blank begins as a conversation does that was written as text."""
+    if not pa.types.is_string(column.type):
+        return False
+    given = column.filter(pc.not_equal(pc.utf8_trim_whitespace(column), ""))
     return len(given) > 0 and bool(pc.all(pc.match_substring_regex(given, WRITTEN_TURNS)).as_py())
 
 
-def _turns(path: Path, name: str, text: str) -> list[dict[str, str]]:
-    """Return the conversation that a text spells."""
+def _conversations(name: str, texts: list[str | None], label: str) -> tuple[pa.ChunkedArray, list[BadRow]]:
+    """Return the conversations that texts spell, null for blank ones, and the rows of those that spell none."""
+    turns: list[list[dict[str, Any]] | None] = []
+    bad: list[BadRow] = []
+    for row, text in enumerate(texts):
+        found = _turns(text) if text and text.strip() else None
+        turns.append(found)
+        if found is None and text and text.strip():
+            bad.append(BadRow(row, name, "no conversation, neither as JSON nor as Python", text[:60]))
+    table, broken = from_values({name: turns}, len(turns), label)
+    return table[name], bad + broken
+
+
+def _turns(text: str) -> list[dict[str, Any]] | None:
+    """Return the conversation that a text spells; None where it spells none."""
     for read in (json.loads, ast.literal_eval):
         try:
-            return [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in read(text)]
-        except (ValueError, SyntaxError, TypeError, KeyError, RecursionError):
+            return [{"role": turn["role"], "content": turn["content"]} for turn in read(text)]
+        except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError):
             continue
-    raise DataError(
-        f"{path}: column {name} holds conversations written as text, and {text[:60]!r} is neither JSON nor Python; "
-        "write them with json.dumps, or the file as JSONL or Parquet"
-    )
+    return None
 
 
 def json_file(path: Path) -> Read:

@@ -18,7 +18,7 @@ NO_TEXT = "lone surrogate or other invalid Unicode"
 def from_values(columns: Mapping[str, Any], n: int, label: str) -> tuple[pa.Table, list[BadRow]]:
     """Make a table of lists of Python values, or None for nulls.
 
-    Columns that no layout uses become nulls as well where they do not fit one Arrow type.
+    Columns that no layout uses become texts, or else nulls, where they do not fit one Arrow type.
     """
     bad: list[BadRow] = []
     made: dict[str, pa.Array] = {}
@@ -40,7 +40,11 @@ def from_values(columns: Mapping[str, Any], n: int, label: str) -> tuple[pa.Tabl
 def _if_it_fits(values: Sequence[Any] | None, n: int) -> pa.Array:
     try:
         return pa.nulls(n) if values is None else pa.array(values, from_pandas=True)
-    except (UnicodeEncodeError, pa.ArrowException, OverflowError):
+    except (pa.ArrowException, OverflowError):
+        if values and all(value is None or isinstance(value, str | int | float) for value in values):
+            return _if_it_fits([value if value is None else str(value) for value in values], n)
+        return pa.nulls(n)
+    except UnicodeEncodeError:
         return pa.nulls(n)
 
 

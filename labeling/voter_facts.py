@@ -83,8 +83,5 @@ def _assumption(consensus: Consensus, calibration: Calibration | None, max_logit
 
 
 def _unchecked(consensus: Consensus) -> str:
-    """Return a warning where the model has as many weights as voters have agreements, and so fits whatever they say."""
-    speak = int((~consensus.constant).sum())
-    if speak > (4 if isinstance(consensus.model, SharedFactor) else 3):
-        return ""
-    return f"{speak} voters fit whatever they agree on, so nothing could be checked; "
+    """Return a warning where no agreement could be checked (`misfit`)."""
+    return "too few voters vote on the same pairs for anything to be checked; " if consensus.misfit == 1.0 else ""

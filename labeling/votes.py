@@ -56,7 +56,10 @@ class VoteMatrix:
     def __post_init__(self) -> None:
         n, m = len(self.pair_ids), len(self.names)
         if self.votes.dtype.kind not in "iu":
-            raise VotesError(f"votes are {self.votes.dtype}; expected whole numbers: 0 (A), 1 (B) or -1 (abstain)")
+            raise VotesError(
+                f"votes are {self.votes.dtype}; expected whole numbers, 0 (A), 1 (B) or -1 (abstain): "
+                "if they are, pass votes.astype(int)"
+            )
         for name, array in (("votes", self.votes), ("margins", self.margins)):
             if array.shape != (n, m):
                 raise VotesError(

@@ -63,7 +63,7 @@ def training_arguments(
 
 def reports(config: RewardConfig) -> list[str]:
     """Return where the log goes, by the names that transformers knows."""
-    return [name.strip() for name in config.report_to.split(",")]
+    return [name.strip() for name in config.report_to.split(",") if name.strip()] or ["none"]
 
 
 def check_reports(config: RewardConfig) -> None:
@@ -72,7 +72,7 @@ def check_reports(config: RewardConfig) -> None:
         if name in ("none", "all"):
             continue
         if name not in INTEGRATION_TO_CALLBACK:
-            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            known = ", ".join(["none", "all", *sorted(INTEGRATION_TO_CALLBACK)])
             raise DataError(f"report_to is {config.report_to!r}, and nothing is called {name!r}; known are {known}")
         try:
             INTEGRATION_TO_CALLBACK[name]()

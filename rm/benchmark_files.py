@@ -106,7 +106,7 @@ def _item(layout: Layout, row: dict[str, Any], i: int) -> Item:
     prompt = row["prompt"]
     turns = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt)
     right, wrong = ((value,) if isinstance(value, str) else tuple(value) for value in (row["chosen"], row["rejected"]))
-    return Item(str(row.get("id", i)), str(row[layout.subset]), turns, right, wrong)
+    return Item(str(i if row.get("id") is None else row["id"]), str(row[layout.subset]), turns, right, wrong)
 
 
 def _find(table: pa.Table, label: str, name: str) -> Layout:

@@ -66,18 +66,24 @@ def train(
         launch(preset, shlex.split(launch_options), "rm.launched", words)
     else:
         import rm
-        from rm.run_folder import RUN, checkpoint_folder
 
-        fresh = resume and not out.exists() and not (checkpoint_folder(out) / RUN).is_file()
-        if fresh and os.environ.get("RANK", "0") == "0":
-            warnings.warn(f"there is no run to {out} to resume: it begins anew", WeakprefWarning, stacklevel=2)
         sources: Any = data if len(data) > 1 else data[0]
         rm.train(sources, config, out=out, resume=resume, cache=cache, held_out=held_out)
     return f"{out}: reward model trained from {config.model} on {', '.join(map(str, data))}"
 
 
-def as_command(say: Callable[[str], None]) -> Callable[..., None]:
-    """Return the function that typer makes a command of; `say` is called with the line that tells what happened."""
+def _warn_of_nothing_to_resume(out: Path) -> None:
+    from rm.run_folder import RUN, checkpoint_folder  # torch takes seconds
+
+    if not out.exists() and not (checkpoint_folder(out) / RUN).is_file():
+        warnings.warn(f"there is no run to {out} to resume: it begins anew", WeakprefWarning, stacklevel=3)
+
+
+def as_command(say: Callable[[str], None], by_hand: bool = False) -> Callable[..., None]:
+    """Return the function that typer makes a command of; `say` is called with the line that tells what happened.
+
+    `by_hand`: it is typed, and not what another process launches, which may ask to resume what never began.
+    """
 
     def command(
         data: Data,
@@ -91,6 +97,8 @@ def as_command(say: Callable[[str], None]) -> Callable[..., None]:
         launch: Launch = "",
     ) -> None:
         """Train a reward model: augmented dataset -> a directory that TRL and transformers load."""
+        if resume and by_hand:
+            _warn_of_nothing_to_resume(out)
         line = train(data, out, config, resume, held_out, cache, dry_run, preset, launch)
         launched = preset is not None and not dry_run  # processes that were launched say it
         if not launched and os.environ.get("RANK", "0") == "0":

@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from labeling.errors import DataError
 
 if TYPE_CHECKING:
     from rm.objectives import Objective
 
 MINILM = "minilm"
+LISTS = ("lora_targets", "report_to")
+"""Options that hold several texts with commas between."""
 
 
 def _option(
@@ -83,7 +87,10 @@ class RewardConfig:
         "Steps", 1, "Factor on batch_size; forward passes are cut by token_budget whatever it is.", above=0
     )
     warmup_share: float = _option(
-        "Steps", 0.05, "Share of the steps over which the learning rate rises from 0.", share=True
+        "Steps",
+        0.05,
+        "Share of the steps over which the learning rate rises from 0; less than one step is none.",
+        share=True,
     )
     weight_decay: float = _option("Steps", 0.0, "AdamW's weight decay, not applied to biases and norms.", low=0)
     seed: int = _option("Steps", 0, "Seed of the head's first weights and of the order of the pairs.", low=0)
@@ -161,12 +168,13 @@ class RewardConfig:
 def _plain(name: str, value: Any, kind: str) -> Any:
     """Return a value as the field's kind: a path or several texts as a text, a whole number as int; or DataError."""
     first = kind.split(" | ")[0]
-    if first == "str" and isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
-        return ",".join(value)
+    several = list(value) if isinstance(value, list | tuple | np.ndarray) else []
+    if name in LISTS and several and all(isinstance(part, str) for part in several):
+        return ",".join(several)
     if first == "str" and isinstance(value, os.PathLike):
         return os.fspath(value)
-    if first.startswith("tuple") and isinstance(value, list | tuple):
-        return tuple(value)
+    if first.startswith("tuple") and several and all(isinstance(part, numbers.Real) for part in several):
+        return tuple(float(part) for part in several)
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     whole = number and value == value and abs(value) != math.inf and value == int(value)
     fits = {"str": isinstance(value, str), "int": whole, "float": number, "bool": isinstance(value, bool)}

@@ -42,8 +42,9 @@ def check_asked(data: object, config: object, held_out: object) -> None:
     given = list(data) if isinstance(data, list | tuple) else [data]
     if not given:
         raise DataError("data is empty, expected folders or files that augment.export wrote")
-    for name, value in [*(("data", value) for value in given), ("held_out", held_out)]:
-        if value is not None and not isinstance(value, str | Path):
+    asked = [("data", value) for value in given] + ([] if held_out is None else [("held_out", held_out)])
+    for name, value in asked:
+        if not isinstance(value, str | Path):
             raise DataError(
                 f"{name} is a {type(value).__name__}, expected the folder that augment.export wrote: "
                 "export(folder, pairs, p_a), and pass the folder"

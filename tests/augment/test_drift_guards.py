@@ -32,8 +32,11 @@ def test_the_alarm_goes_off_by_name_where_a_loop_grows_surer_but_not_better():
 def test_the_alarm_says_which_way_the_calibration_went():
     with pytest.warns(WeakprefWarning, match="the loop confirms its own errors: use an earlier iteration"):
         alarms(watched(scale=4.0), watched(), 2)
-    with pytest.warns(WeakprefWarning, match=r"less sure \(0\.5\d\) than it is right \(0\.7\d\): .* only its scale"):
+    timid = r"less sure \(0\.5\d\) than it is right \(0\.7\d\): "
+    with pytest.warns(WeakprefWarning, match=timid + "if it is right as often as before, weakpref calibrate"):
         alarms(watched(scale=0.1), watched(), 2)
+    with pytest.warns(WeakprefWarning, match=timid + "use more gold"):
+        alarms(watched(scale=0.1), watched(), 2, rewards=False)
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -176,7 +176,7 @@ def test_a_pair_is_explained_by_the_saved_model(folder, capsys, fails, voted):
     printed = capsys.readouterr().out
     assert printed.startswith(f"pair {pair}: P(A preferred) = {p_a:.3f}, log-odds ")
     assert "\nlength " in printed
-    assert "holds no votes on the pair nobody" in fails(*arguments, "nobody")
+    assert "no row of the votes is of the pair nobody" in fails(*arguments, "nobody")
     assert "gone.json" in fails("explain", "votes.parquet", "--model-file", "gone.json", "--pair", pair)
 
 

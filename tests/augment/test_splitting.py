@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from augment.cli import main
@@ -56,6 +57,16 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path, capsys, writ
         assert main(["split", str(source), "-o", str(tmp_path / out)]) == 2
         assert "holds something else than a split; choose another folder" in capsys.readouterr().err
     assert Path(source).is_file()
+    part = pq.read_table(source)
+    (tmp_path / "other").mkdir()
+    pq.write_table(part, tmp_path / "other" / "train.parquet")  # no manifest of a split
+    assert main(["split", str(source), "-o", str(tmp_path / "other")]) == 2
+    assert "holds something else than a split" in capsys.readouterr().err
+    assert main(["split", str(source), "-o", str(tmp_path / "twice")]) == 0
+    held_out = (tmp_path / "twice" / "test.parquet").read_bytes()
+    assert main(["split", str(tmp_path / "twice" / "train.parquet"), "-o", str(tmp_path / "twice")]) == 2
+    assert "is part of" in capsys.readouterr().err
+    assert (tmp_path / "twice" / "test.parquet").read_bytes() == held_out
     assert main(["split", str(source), "-o", str(tmp_path / "parts"), "--gold", "1000"]) == 2
     assert "asks for 1000 labelled pairs" in capsys.readouterr().err
     assert not (tmp_path / "parts").exists()

@@ -150,12 +150,10 @@ def test_a_damaged_row_is_named_and_asked_again(tmp_path: Path, damage: bytes) -
 def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "pairs.parquet"
     path.write_bytes(content)
-    if not b"SQLite format 3\0".startswith(content):
-        with pytest.raises(
-            DataError, match=r"pairs\.parquet is no cache of answers .*nothing was touched: name another"
-        ):
-            CachedEngine(RuleEngine(), path)
-        assert path.read_bytes() == content
+    for read_only in (False, True):
+        with pytest.raises(DataError, match=r"pairs\.parquet is no cache .*nothing was touched: name another"):
+            CachedEngine(RuleEngine(), path, read_only=read_only)
+    assert path.read_bytes() == content
     with pytest.raises(DataError, match="is a folder, expected a file for the cache"):
         CachedEngine(RuleEngine(), tmp_path)
     assert [other.name for other in tmp_path.iterdir()] == ["pairs.parquet"]

@@ -149,6 +149,25 @@ def test_conversations_in_a_csv_are_conversations_again(tmp_path: Path, write: C
     assert read_pairs(tmp_path / "chat.csv").pair_ids.tolist() == read_pairs(pd.DataFrame(rows)).pair_ids.tolist()
 
 
+def test_conversations_in_a_csv_that_cannot_be_read_are_bad_rows(tmp_path: Path) -> None:
+    turns = '[{"role": "user", "content": "%s"}]'
+    prompts = [
+        turns % "Hi",
+        "[{'role': 'user', 'con",
+        "",
+        turns % r"\ud800",
+        turns % "x",
+        '[{"role": "user", "content": null}]',
+    ]
+    rows = pd.DataFrame({"prompt": prompts, "response_a": [*"abcdef"], "response_b": [*"ghijkl"]})
+    rows.assign(extra="[{'role': 'x'}\n {'role': 'y'}]").to_csv(tmp_path / "chat.csv", index=False)
+    with pytest.raises(RowError, match="no conversation, neither as JSON nor as Python"):
+        read_pairs(tmp_path / "chat.csv")
+    with pytest.warns(WeakprefWarning, match="left out 4 bad rows"):
+        found = read_pairs(tmp_path / "chat.csv", on_bad_rows="drop")
+    assert [pair.messages[0]["content"] for pair in found] == ["Hi", "x"]
+
+
 def test_a_text_that_looks_like_a_conversation_among_others_stays_text(tmp_path: Path) -> None:
     texts = ["[{'role': 'user', 'content': 'Hi'}] in Python?", "Hi"]
     rows = pd.DataFrame({"prompt": texts, "response_a": ["a", "b"], "response_b": ["b", "a"]})
@@ -215,10 +234,6 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "CSV with a short row": (
         written("a.csv", b"prompt,response_a,response_b\nx,y,z\nx,y\n1,2,3,4\n"),
         "record 3 .the header is record 1.: expected 3 fields, found 2: 'x,y'; 2 such records in all",
-    ),
-    "conversations cut short": (
-        written("a.csv", b"prompt,response_a,response_b\n\"[{'role': 'user', 'con\",a,b\n"),
-        r"a\.csv: column prompt holds conversations written as text, .* is neither JSON nor Python; .* Parquet",
     ),
     "JSON cut short": (written("a.json", b'[{"prompt": "x"'), r"a\.json: no valid JSON .*; correct it"),
     "JSON of texts": (written("a.json", b'["x"]'), r"a\.json, element 0: expected an object, found str"),

@@ -215,3 +215,11 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, row: dict[str, Any], na
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "bench.parquet")
     with pytest.raises((DataError, LayoutError), match=words):
         read_benchmark(tmp_path / "bench.parquet", name)
+
+
+@pytest.mark.parametrize("ids", [["7", "x"], [1, "two"], [None, "x"]])
+def test_items_of_a_file_of_lines_keep_their_ids(tmp_path: Path, ids: list[Any]) -> None:
+    rows = [FILES["rewardbench"][0] | {"id": name} for name in ids]
+    (tmp_path / "bench.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    _, items = read_benchmark(tmp_path / "bench.jsonl")
+    assert [item.id for item in items] == ["0" if name is None else str(name) for name in ids]

@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 import rm
-from labeling.errors import DataError, WeakprefError, WeakprefWarning
+from augment.cli import main as weakpref
+from labeling.errors import DataError, WeakprefError
 from labeling.files import write_json
-from rm.command import arguments, main, train
+from rm.command import arguments, main
 from rm.config import RewardConfig
 from rm.launch import PRESETS, launch, preset
 from rm.run_folder import described
@@ -46,8 +47,7 @@ def test_the_help_shows_every_field_in_its_own_words(
 
 def test_a_config_written_as_a_command_line_is_read_back(trained: list[Any]) -> None:
     config = RewardConfig("base", **CHANGED)
-    with pytest.warns(WeakprefWarning, match="no run to rm0 to resume"):
-        assert main(arguments([Path("a"), Path("b")], Path("rm0"), True, config, Path("c"), Path("t"))) == 0
+    assert main(arguments([Path("a"), Path("b")], Path("rm0"), True, config, Path("c"), Path("t"))) == 0
     how = {"out": Path("rm0"), "resume": True, "cache": Path("t"), "held_out": Path("c")}
     assert trained == [([Path("a"), Path("b")], config, how)]
 
@@ -189,10 +189,14 @@ def test_a_dry_run_of_several_processes_takes_their_checkpoints_for_its_own(
     assert "belongs to another run (seed differ)" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_resuming_what_never_began_says_so(tiny: str, universal: Any, conversations: Any, tmp_path: Path) -> None:
-    data, out = universal(conversations(4)), tmp_path / "rm0"
-    options = RewardConfig(tiny, max_length=128, max_steps=1)
-    with pytest.warns(WeakprefWarning, match=r"there is no run to .*rm0 to resume: it begins anew"):
-        train([data], out, options, resume=True)
-    assert (out / "config.json").is_file()
+def test_resuming_what_never_began_says_so(
+    trained: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert weakpref(["train", "augmented", "-o", "rm0", "--resume"]) == 0
+    assert "there is no run to rm0 to resume: it begins anew" in capsys.readouterr().err
+    write_json(tmp_path / "rm0.checkpoints" / "run.json", {})
+    assert weakpref(["train", "augmented", "-o", "rm0", "--resume"]) == 0
+    assert main(["augmented", "-o", "rm1", "--resume"]) == 0  # as a loop launches it
+    assert capsys.readouterr().err == ""
+    assert len(trained) == 3
