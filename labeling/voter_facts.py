@@ -72,8 +72,12 @@ def _assumption(consensus: Consensus, calibration: Calibration | None, max_logit
         f"never surer than {1 / (1 + np.exp(-max_logit)):.3f} (agreement is explained up to {consensus.misfit:.3f})"
     )
     if calibration is None:
-        blocks = () if isinstance(consensus.model, SharedFactor) else consensus.model.structure.blocks
-        turned = "votes fit as well if the copies are right and the others repeat a source; " if blocks else ""
+        if isinstance(consensus.model, SharedFactor):
+            turned = "which of two things that margins share is the preference follows from their shape alone; "
+        elif consensus.model.structure.blocks:
+            turned = "votes fit as well if the copies are right and the others repeat a source; "
+        else:
+            turned = ""
         return (
             "without cross-fitted gold: voters are right more often than wrong, copies counting as one voter, and no "
             f"error is shared by all; {turned}{_unchecked(consensus)}{surest}"

@@ -223,3 +223,17 @@ def test_two_near_copies_are_not_confirmed_by_a_third_voter(third):
     assert model.learned_.consensus.trust < 0.01
     assert model.posterior(matrix).max() < 0.85
     assert "too few voters vote on the same pairs for anything to be checked" in model.assumption_
+
+
+def test_what_the_direction_in_margins_rests_on_is_said_without_gold():
+    y, scores, _, votes = margins_beside_verdicts(0, (0.7,))
+    matrix = VoteMatrix(
+        votes[:, :3], scores.astype(np.float32), tuple("abc"), np.array([f"p{i}" for i in range(len(y))])
+    )
+    model = LabelModel().fit(matrix)
+    assert model.structure_ == "margins that share a confounder"
+    assert (
+        "which of two things that margins share is the preference follows from their shape alone" in model.assumption_
+    )
+    gold = np.where(np.arange(len(y)) < 100, (y + 1) / 2, np.nan)
+    assert "follows from their shape alone" not in LabelModel().fit(matrix, gold).assumption_
