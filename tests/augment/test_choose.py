@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from augment import choose
-from labeling.errors import DataError
+from labeling.errors import DataError, WeakprefWarning
 
 TURNS = [{"role": "user", "content": "Why?"}]
 
@@ -29,7 +29,8 @@ def test_all_gold_is_kept_and_the_budget_is_met_from_the_surer_half(pairs):
 
 
 def test_gold_goes_before_the_budget_and_the_surer_half_is_the_most_there_is(pairs):
-    assert choose(pairs, P_A, 3).sum() == 10
+    with pytest.warns(WeakprefWarning, match="10 pairs have gold and all are chosen, though n is 3"):
+        assert choose(pairs, P_A, 3).sum() == 10
     assert choose(pairs, P_A, 1000).sum() == 10 + 45
 
 
