@@ -143,6 +143,7 @@ def parse_gold(text: str) -> int | float:
 def label(path: str, out: Path, reading: Reading, voting: Voting) -> str:
     """Write the votes on a file of pairs, with gold and groups; return what happened in one line."""
     check_out(out, path)
+    check_no_pairs(out)
     pairs = reading(path)
     voters = voting.voters()
     if not voters:
@@ -183,12 +184,11 @@ def export(
 
 
 def check_out(out: Path, source: str | Path) -> None:
-    """Raise DataError if `out` is a folder, the input, or other pairs."""
+    """Raise DataError if `out` is a folder, or the input."""
     if out.is_dir():
         raise DataError(f"{out} is a folder, expected the name of a file to write; pass another --out")
     if out.exists() and out.resolve() == Path(source).resolve():
         raise DataError(f"{out} is also the input, which would be lost; pass another --out")
-    check_no_pairs(out)
 
 
 def posterior_of(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:

@@ -111,7 +111,7 @@ class Engine(Protocol):
 
 def check_engine(engine: object) -> None:
     """Raise DataError for anything but an engine."""
-    if not all(callable(getattr(engine, name, None)) for name in ("generate", "choose", "count_tokens")):
+    if not any(callable(getattr(engine, name, None)) for name in ("generate", "choose")):
         raise DataError(
             f"engine is {engine!r}, expected an engine: TransformersEngine(model), OpenAIEngine(model, base_url) or "
             "VLLMEngine(model)"

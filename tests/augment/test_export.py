@@ -143,6 +143,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8
 probabilities = st.floats(0, 1, allow_subnormal=False)
 
 
+@pytest.mark.filterwarnings("ignore:all .* pairs have gold")
 @settings(max_examples=40, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # shrinking is slow
 @given(st.data())
 @pytest.mark.slow

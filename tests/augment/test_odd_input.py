@@ -104,13 +104,14 @@ def test_a_model_without_a_chat_template_judges_and_is_planned(folder, policy_fo
 def test_a_damaged_cache_is_named_and_rebuilt_and_a_dry_run_leaves_it_alone(folder, server, over_http, capsys):
     asked = ["judge", "pairs.parquet", *over_http, "--cache", "answers", "-o"]
     assert run(*asked, "votes.parquet") == 0
-    Path("answers").write_bytes(b"no database" * 1000)
+    damaged = b"SQLite format 3\0" + b"no database" * 1000
+    Path("answers").write_bytes(damaged)
     before = sorted(Path().iterdir())
     assert run(*asked, "again.parquet", "--dry-run") == 0
     said = capsys.readouterr().err
     assert "answers: the cache is damaged (file is not a database); 0 answers could be read from it" in said
     assert sorted(Path().iterdir()) == before
-    assert Path("answers").read_bytes().startswith(b"no database")
+    assert Path("answers").read_bytes() == damaged
     assert run(*asked, "again.parquet") == 0
     assert "it is set aside as answers.damaged-" in capsys.readouterr().err
     assert len(server.requests) == 12
@@ -132,3 +133,13 @@ def test_answers_that_name_no_choice_are_a_tie(folder, server, over_http):
     assert run("judge", "pairs.parquet", "-o", "votes.parquet", *over_http) == 0
     assert counts("votes.parquet")["abstained"]["tie"] == 3
     assert (read_votes("votes.parquet")[0].votes == -1).all()
+
+
+def test_votes_are_written_over_no_other_pairs_and_nobody_votes_first(folder, over_http, server, capsys):
+    before = Path("pairs.parquet").read_bytes()
+    Path("others.parquet").write_bytes(before)
+    for command in (["label"], ["judge", *over_http]):
+        assert run(*command, "pairs.parquet", "-o", "others.parquet") == 2
+        assert "others.parquet holds preference pairs, which would be lost" in capsys.readouterr().err
+    assert Path("others.parquet").read_bytes() == before
+    assert not server.requests

@@ -382,7 +382,8 @@ def test_smollm2_is_shown_for_what_it_is_almost_pure_position_bias(smollm2_quick
     assert verdicts.position_bias > 3 * np.abs(verdicts.margins).mean()
     assert verdicts.abstained["flipped"] >= 3
     mirrored = PairwiseJudge(smollm2_quick, on_flip="keep").judge(pairs.take([0, 1]).swap().voter_table())
-    np.testing.assert_allclose(mirrored.margins, -verdicts.margins[:2], atol=0.1)
+    assert verdicts.position_bias > 0.5
+    np.testing.assert_allclose(mirrored.margins, -verdicts.margins[:2], atol=0.25)  # bfloat16 logits are rough
 
 
 @pytest.mark.slow
