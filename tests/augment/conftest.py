@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from augment.evolve_method import Ground
-from labeling.pairs import SCHEMA, Pairs, pair_id, prompt_id
+from labeling.pairs import MESSAGES, SCHEMA, Pairs, pair_id, prompt_id
 from labeling.votes import VoteMatrix
 
 Turns = list[dict[str, str]]
@@ -273,3 +273,23 @@ def voted_ground(make_pairs: Callable[..., Pairs]) -> Callable[[int, int], Groun
         return Ground(pairs.with_gold(seed), np.zeros(n, dtype=bool), true, matrix)
 
     return build
+
+
+def _candidates(texts, reasons=None):
+    prompts = [[{"role": "user", "content": f"Name colour {i}."}] for i in range(2) for _ in texts]
+    return pa.table(
+        {
+            "prompt": pa.array(prompts, MESSAGES),
+            "prompt_id": [prompt_id(prompt) for prompt in prompts],
+            "response": texts * 2,
+            "sample": pa.array([*range(len(texts))] * 2, pa.int32()),
+            "model": ["m"] * len(prompts),
+            "finish_reason": (reasons or ["stop"] * len(texts)) * 2,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def candidates():
+    """Make a table of candidates: two prompts with the same texts."""
+    return _candidates

@@ -27,28 +27,12 @@ from augment.self_reward import SelfReward, begin, plan, self_reward
 from augment.self_scores import agreement, judged
 from labeling.errors import DataError
 from labeling.llm import Completion, Sampling
-from labeling.pairs import MESSAGES, prompt_id
 
 PROMPTS = [[{"role": "user", "content": f"Name colour {i}."}] for i in range(4)]
 TRAINING = PolicyConfig(learning_rate=3e-3, max_steps=2, batch_size=2, gradient_accumulation=1)
 FEW = Sampling(n=3, temperature=1.0, max_tokens=6)
 CREAM = SelfReward("cream", 2, candidates=FEW, training=TRAINING)
 SRLM = SelfReward("srlm", 1, candidates=FEW, grades=Sampling(n=2, temperature=1.0, max_tokens=8), training=TRAINING)
-
-
-def candidates(texts, reasons=None):
-    """Two prompts with the same texts as candidates."""
-    prompts = [prompt for prompt in PROMPTS[:2] for _ in texts]
-    return pa.table(
-        {
-            "prompt": pa.array(prompts, MESSAGES),
-            "prompt_id": [prompt_id(prompt) for prompt in prompts],
-            "response": texts * 2,
-            "sample": pa.array([*range(len(texts))] * 2, pa.int32()),
-            "model": ["m"] * len(prompts),
-            "finish_reason": (reasons or ["stop"] * len(texts)) * 2,
-        }
-    )
 
 
 class Grader:
@@ -89,7 +73,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_the_score_is_the_mean_of_the_readable_grades() -> None:
+def test_the_score_is_the_mean_of_the_readable_grades(candidates) -> None:
     table = candidates(["red", "green", " ", "green"])
     found = judged(table, Grader(), Sampling(n=3))
     np.testing.assert_array_equal(found.scores, [1, 2, np.nan, 2] * 2)
@@ -98,7 +82,7 @@ def test_the_score_is_the_mean_of_the_readable_grades() -> None:
     assert found.counts["score_histogram"] == {"0": 0, "1": 2, "2": 4, "3": 0, "4": 0, "5": 0}
 
 
-def test_responses_that_the_judge_cut_or_could_not_hold_are_counted() -> None:
+def test_responses_that_the_judge_cut_or_could_not_hold_are_counted(candidates) -> None:
     table, grader = candidates(["red", "green " * 400]), Grader()
     grader.context = 400
     found = judged(table, grader, Sampling(n=1, max_tokens=10))
@@ -228,7 +212,7 @@ def test_agreement_with_people_is_that_of_the_implicit_rewards(policy_folder, ot
 
 
 def test_policy_and_base_are_asked_about_the_same_tokens_whatever_the_base_has_for_a_template(
-    policy_folder, other_policy_folder, base_without_template, six_pairs, tmp_path
+    policy_folder, other_policy_folder, base_without_template, six_pairs, tmp_path, candidates
 ) -> None:
     table = candidates(["red", "blue"], ["stop", "length"])
     run = shutil.copytree(policy_folder, tmp_path / "run" / "iteration-0" / "model").parent.parent
