@@ -18,7 +18,8 @@ def choose(pairs: Pairs, p_a: npt.ArrayLike, n: int, *, seed: int = 0) -> npt.ND
     p_a (n_pairs,) is P(A preferred). A trainer that can take few steps learns more from pairs whose label is likely
     right; drawing within that half, rather than taking its top, keeps easy pairs from crowding out the rest. Gold pairs
     are kept even if they are more than n. Of equally sure pairs the content hash says which are of that half; ties
-    (0.5) never are. Raises DataError for n below 1, or p_a of another shape, outside [0, 1] or NaN for a weak pair.
+    (0.5) never are. Warns where gold pairs alone are more than n. Raises DataError for n below 1, or p_a of another
+    shape, outside [0, 1] or NaN for a weak pair.
     """
     check_pairs(pairs)
     check_order(p_a, "p_a")

@@ -71,7 +71,7 @@ def export(
     ties get 0 unless `options.keep_ties`. Iterations (n,) say in which round each label was made, 1 or more, where not
     all are of `options.iteration`. The folder holds data/train-*.parquet, README.md and manifest.json; an
     earlier export there is replaced, anything else is left alone. The bytes depend on the pairs, labels, votes
-    and options, not on the order of the rows.
+    and options, not on the order of the rows. Warns where all pairs have gold and p_a says something else.
 
     Raises:
         DataError: p_a, weights or iterations of a wrong shape or range, no weight at all, or `out` is something else.

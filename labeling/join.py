@@ -19,11 +19,9 @@ Voted = tuple[VoteMatrix, FloatArray | None]
 def join_votes(parts: Sequence[Voted | VoteMatrix]) -> Voted:
     """Return the votes of all voters on all pairs of some vote matrices, matched by pair_id, and the gold there is.
 
-    A matrix alone counts as one without gold.
-
-    Pairs stand in the order in which they first occur; a voter abstains where its matrix lacks a pair. Raises
-    VotesError for fewer than two matrices, a voter in two of them, a pair twice in one, or a pair whose gold or group
-    differs between two.
+    A matrix alone counts as one without gold. Pairs stand in the order in which they first occur; a voter abstains
+    where its matrix lacks a pair. Raises VotesError for fewer than two matrices, a voter in two of them, a pair twice
+    in one, or a pair whose gold or group differs between two.
     """
     known = [_voted(part) for part in parts]
     if len(parts) < 2:

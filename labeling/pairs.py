@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from labeling.arrays import as_labels, as_rows
-from labeling.errors import DataError, GoldError
+from labeling.errors import DataError, GoldError, VotesError
 from labeling.files import replacing
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -244,6 +244,21 @@ def check_pairs(pairs: object, what: str = "pairs") -> None:
     """Raise DataError for anything but `Pairs`."""
     if not isinstance(pairs, Pairs):
         raise DataError(f"{what} is a {type(pairs).__name__}; expected Pairs: pass it through read_pairs first")
+
+
+def check_same_pairs(n: int, ids: npt.NDArray[np.str_] | None, pairs: Pairs, what: str, way_out: str) -> None:
+    """Raise VotesError unless what was said of n pairs is of these, in their order; `ids` (n,), None where unknown."""
+    if n != len(pairs):
+        raise VotesError(f"there are {what} on {n:,} pairs, but {len(pairs):,} pairs; {way_out}")
+    if ids is None:
+        return
+    differ = np.flatnonzero(ids != pairs.pair_ids)
+    if differ.size:
+        i = int(differ[0])
+        raise VotesError(
+            f"the {what} belong to other pairs: row {i:,} is pair_id {ids[i]} in the {what}, but "
+            f"{pairs.pair_ids[i]} in the pairs ({differ.size:,} rows differ); {way_out}"
+        )
 
 
 def _take(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:

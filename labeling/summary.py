@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from labeling.errors import VotesError
-from labeling.pairs import Pairs, check_pairs
+from labeling.pairs import Pairs, check_pairs, check_same_pairs
 from labeling.votes import Vote, VoteMatrix, check_votes
 
 Z95 = 1.959963984540054
@@ -36,7 +36,12 @@ def summary(votes: VoteMatrix, pairs: Pairs | None = None) -> Summary:
     check_votes(votes)
     if pairs is not None:
         check_pairs(pairs)
-        _check_same(votes, pairs)
+        if votes.anonymous:
+            raise VotesError(
+                "the votes have no pair ids, so nothing says they are of these pairs; "
+                "VoteMatrix.of(votes, names, pair_ids=pairs.pair_ids) does"
+            )
+        check_same_pairs(len(votes), votes.pair_ids, pairs, "votes", "apply the voters to these pairs")
     gold = np.full(len(votes), np.nan) if pairs is None else pairs.gold
     voted = votes.votes != Vote.ABSTAIN
     several = voted.sum(axis=1) > 1
@@ -85,25 +90,6 @@ def _share(marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
 
 def _polarity(votes: npt.NDArray[np.int8]) -> str:
     return ", ".join(vote.name for vote in (Vote.A, Vote.B) if vote in votes)
-
-
-def _check_same(votes: VoteMatrix, pairs: Pairs) -> None:
-    if len(votes) != len(pairs):
-        raise VotesError(
-            f"there are votes on {len(votes):,} pairs, but {len(pairs):,} pairs; apply the voters to these"
-        )
-    if votes.anonymous:
-        raise VotesError(
-            "the votes have no pair ids, so nothing says they are of these pairs; "
-            "VoteMatrix.of(votes, names, pair_ids=pairs.pair_ids) does"
-        )
-    differ = np.flatnonzero(votes.pair_ids != pairs.pair_ids)
-    if differ.size:
-        i = int(differ[0])
-        raise VotesError(
-            f"the votes belong to other pairs: row {i:,} is pair_id {votes.pair_ids[i]} in the votes, but "
-            f"{pairs.pair_ids[i]} in the pairs ({differ.size:,} rows differ); apply the voters to these pairs"
-        )
 
 
 def _printed(table: pd.DataFrame) -> pd.DataFrame:

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from labeling.errors import VotesError
-from labeling.pairs import Pairs
+from labeling.pairs import Pairs, check_same_pairs
 from labeling.returned import Votes
 from labeling.voters import Ballot
 from labeling.votes import VoteMatrix
@@ -83,15 +82,8 @@ class Verdicts:
         return Ballot(self.votes, self.margins.astype(np.float32))
 
     def check_same(self, pairs: Pairs) -> None:
-        """Raise VotesError unless these are the pairs that were judged, in their order."""
-        if len(self) != len(pairs):
-            raise VotesError(f"there are verdicts on {len(self):,} pairs, but {len(pairs):,} pairs; judge these pairs")
-        if self.pair_ids is not None and (self.pair_ids != pairs.pair_ids).any():
-            row = int((self.pair_ids != pairs.pair_ids).argmax())
-            raise VotesError(
-                f"the verdicts are on other pairs, or in another order: row {row:,} is of pair {self.pair_ids[row]}, "
-                f"but {pairs.pair_ids[row]} in the pairs; judge these pairs"
-            )
+        """Raise VotesError unless these are the pairs that were judged, in their order; without ids, as many."""
+        check_same_pairs(len(self), self.pair_ids, pairs, "verdicts", "judge these pairs")
 
     def matrix(self, pairs: Pairs) -> VoteMatrix:
         """Return the votes as a matrix of one voter, of the very pairs they are on; raises VotesError for others."""
