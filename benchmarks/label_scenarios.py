@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import log_ndtr
 
 from labeling.votes import VoteMatrix
 
@@ -145,6 +146,17 @@ def confounder(n: int, m: int, seed: int) -> Sample:
     return _sample(y, np.sign(margins), margins @ weights, margins * scale)
 
 
+def graded_margins(n: int, m: int, seed: int) -> Sample:
+    """Responses differ by x, normal, and margins are multiples of x plus noise; votes are their signs."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=n)
+    signal = rng.uniform(0.2, 0.8, m)
+    margins = x[:, None] * signal + rng.normal(size=(n, m))
+    z = margins @ signal / np.sqrt(1 + signal @ signal)
+    scale = rng.uniform(0.3, 3.0, m)
+    return _sample(np.sign(x), np.sign(margins), log_ndtr(z) - log_ndtr(-z), margins * scale)
+
+
 SCENARIOS: dict[str, Callable[[int, int, int], Sample]] = {
     "independent": independent,
     "correlated block": correlated_block,
@@ -154,4 +166,5 @@ SCENARIOS: dict[str, Callable[[int, int, int], Sample]] = {
     "imbalanced": imbalanced,
     "difficulty": difficulty,
     "confounder": confounder,
+    "graded margins": graded_margins,
 }

@@ -1,9 +1,10 @@
 """What voters say of each other without any gold label: the model of their votes that explains them best.
 
 Candidates are latent-class models (independent voters; pairs of differing difficulty; groups of copies; voters and data
-that lean to one position) and, where voters give margins, a Gaussian model with a confounder that all share. The
-likelihood, less a price for each parameter, chooses. The assumption that fixes the sign, and which of two latent
-variables is the preference: voters are right more often than wrong, a group of copies counting as one voter.
+that lean to one position) and, where voters give margins, a Gaussian model, with a confounder that all share or pairs
+of differing difficulty. The likelihood, less a price for each parameter, chooses. The assumption that fixes the sign,
+and which of two latent variables is the preference: voters are right more often than wrong, a group of copies counting
+as one voter.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ class _Gaussian:
         """Return the model fitted on all rows of leanings (n, m), and whether it reached its maximum."""
         if self.core is None:
             return improved(self.model, leanings, 200)
-        own = SharedFactor(self.model.signal[self.core], self.model.shared[self.core], self.model.noise[self.core])
+        signal, shared, noise = (part[self.core] for part in (self.model.signal, self.model.shared, self.model.noise))
+        own = SharedFactor(signal, shared, noise, self.model.difficulty)
         found, converged = improved(own, leanings[:, self.core], 200)
         return beside(found, leanings, self.core), converged
 
@@ -148,9 +150,9 @@ def _shared_factor(rows: VoteRows) -> _Gaussian | None:
     found = fit_shared_factor(rows.leanings[:, often])
     signal, shared, noise = np.zeros(len(often)), np.zeros(len(often)), np.ones(len(often))
     signal[often], shared[often], noise[often] = found.signal, found.shared, found.noise
-    model = SharedFactor(signal, shared, noise)
+    model = SharedFactor(signal, shared, noise, found.difficulty)
     core = often & graded(np.where(voted, rows.scores, 0.0), rows.leanings)
-    if not (taken_for_y(model) & often & ~core).any():
+    if not (taken_for_y(model, rows.leanings) & often & ~core).any():
         return _Gaussian(model, None)
     if core.sum() < 3:
         return None

@@ -18,6 +18,8 @@ MAX_STEPS = 1000
 """Steps after which a fit is given up as it is."""
 TYPICAL_WEIGHT = 0.8
 """Weight a voter is assumed to have before any agreement is seen, in log-odds: accuracy 0.69."""
+TYPICAL_STRENGTH = 0.8
+"""Mean size of a normal score."""
 
 
 @dataclass(frozen=True)
@@ -167,12 +169,19 @@ def _maximised(
 def _likelier_side(vector: FloatArray, structure: Structure, prior: tuple[FloatArray, FloatArray]) -> FloatArray:
     """Return the vector with the answers of a source, or of the preference, exchanged where that is likelier a priori.
 
-    No vote can tell (+1 and -1 are but names), and a long step of the maximisation may end on the wrong side.
+    No vote can tell (+1 and -1 are but names), and a long step of the maximisation may end on the wrong side. What a
+    vote of typical strength weighs says it: most votes of a voter may be stronger than none.
     """
     centre, precision = prior
+
+    def penalty(of: FloatArray) -> float:
+        away = of - centre
+        away[list(structure.sloped)] += TYPICAL_STRENGTH * of[structure.n_voters :][: len(structure.sloped)]
+        return float(precision @ away**2)
+
     for exchanged in _exchanges(structure):
         other = vector * exchanged
-        if precision @ (other - centre) ** 2 < precision @ (vector - centre) ** 2:
+        if penalty(other) < penalty(vector):
             vector = other
     return vector
 

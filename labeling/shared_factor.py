@@ -4,16 +4,20 @@ Given the preferred response y in {-1, +1} and the confounder c ~ N(0, 1), the s
 mu_j y + b_j c and variance d_j: the residual covariance is diagonal plus rank one. Second moments tell the plane that
 mu and b span (factor analysis); which direction in it is the preference follows from y having two values, where c is
 normal (the likelihood of the mixture), and from the assumption that voters are right more often than wrong. Fitted by
-expectation maximisation. A voter whose scores have two values themselves, as votes without margins have, looks just
-like the preference: where the likelihood takes it for that, the others alone say what the preference is.
+expectation maximisation. Unless a confounder is needed, there is none: then what margins share is the preference times
+the scale a of the pair (`difficulty`), mu_j a y. A voter whose scores are of one size, as votes without margins are and
+those of a judge that always says its largest margin, looks just like the preference: where the likelihood takes it for
+that, the others alone say what the preference is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+
+from labeling.difficulty import DIFFICULTIES, expected, log_mean, log_odds
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -22,8 +26,10 @@ TYPICAL_SIGNAL = (0.3, 0.25)
 """Mean and standard deviation of mu among voters before any are seen, in standard deviations of the score."""
 MIN_SIZES = 10
 """Sizes of score from which on a voter is graded."""
-PURE = 0.9
-"""Share of the scores of a voter that is not graded, explained by y, from which on it was taken for the preference."""
+BUNCHED = 0.72
+"""Bunching from which on it is not."""
+PURE = 0.8
+"""Share of what y could explain of a voter that is not graded from which on it was taken for the preference."""
 TRUSTED_ROWS = 2000
 """The likelihood of this many rows decides between directions: more would only make the normal shape a dogma."""
 
@@ -38,46 +44,71 @@ class SharedFactor:
     """Shape (m,): b."""
     noise: FloatArray
     """Shape (m,): d, variances."""
+    difficulty: str = "alike"
+    """How pairs differ in difficulty: "alike", or, where nothing is shared but y (b = 0), one of `DIFFICULTIES`."""
 
     def log_odds(self, scores: FloatArray) -> FloatArray:
         """Return log P(y = +1 | scores) - log P(y = -1 | scores), shape (n,); scores (n, m), 0 = none."""
-        signal, shared, spread, overlap, _ = _sums(self, scores)
-        result: FloatArray = 2 * (signal - overlap * shared / (1 + spread))
-        return result
+        signal, shared, spread, overlap, power = _sums(self, scores)
+        lean, left = signal - overlap * shared / (1 + spread), power - overlap**2 / (1 + spread)
+        return log_odds(self.difficulty, lean, left)
 
     def log_density(self, scores: FloatArray) -> FloatArray:
         """Return the log of the mixture density of each row of scores (n, m), shape (n,)."""
         signal, shared, spread, overlap, power = _sums(self, scores)
         squares = _added(scores**2, 1 / self.noise) - shared**2 / (1 + spread)
         logs = _added((scores != 0).astype(np.float64), np.log(2 * np.pi * self.noise))
-        half = np.abs(signal - overlap * shared / (1 + spread))
-        mean = power - overlap**2 / (1 + spread)
-        mixed = half + np.log1p(np.exp(-2 * half)) - np.log(2)
-        result: FloatArray = mixed - (squares + mean + logs + np.log1p(spread)) / 2
+        lean, left = signal - overlap * shared / (1 + spread), power - overlap**2 / (1 + spread)
+        result: FloatArray = log_mean(self.difficulty, lean, left) - (squares + logs + np.log1p(spread)) / 2
         return result
 
 
 def fit_shared_factor(scores: FloatArray) -> SharedFactor:
-    """Fit scores (n, m), 0 = none, whose rows may have been turned; every voter needs some scores."""
-    starts = [improved(start, scores, 200)[0] for start in _directions(scores)]
-    return max(starts, key=lambda model: _plausibility(model, scores))
+    """Fit scores (n, m), 0 = none, whose rows may have been turned; every voter needs some scores.
+
+    There is a confounder if it explains them better than pairs of differing difficulty do, by more than its m - 1
+    parameters are worth (Hannan and Quinn 1979): margins that grow with how clear a pair is look much like one.
+    """
+    n, m = scores.shape
+    loadings, noise, size = _factors(scores, 1)
+    one = SharedFactor(_upright(loadings[:, 0]) * size, np.zeros(m), noise * size**2)
+    one, _ = improved(one, scores, 200)
+    alone = [replace(one, difficulty=difficulty) for difficulty in ("alike", *DIFFICULTIES)]
+    confounded = [improved(start, scores, 200)[0] for start in _directions(scores)]
+    price = (m - 1) * np.log(np.log(min(n, TRUSTED_ROWS)))
+    height, best = max(((_plausibility(model, scores), model) for model in alone), key=lambda found: found[0])
+    higher, model = max(((_plausibility(model, scores), model) for model in confounded), key=lambda found: found[0])
+    return model if higher > height + price else best
+
+
+def bunching(own: FloatArray) -> FloatArray:
+    """Return how alike the sizes of each voter's scores own (n, m), 0 = none, are: squared mean over mean square, (m,).
+
+    It is 1 for votes without margins, near it for a judge that hardly ever says but its largest one, and 2 / pi where
+    margins are normal; 1 for a voter that says nothing.
+    """
+    said = np.maximum((own != 0).sum(axis=0), 1)
+    squares = (own**2).sum(axis=0) / said
+    sizes = (np.abs(own).sum(axis=0) / said) ** 2
+    return np.asarray(np.divide(sizes, squares, out=np.ones(len(said)), where=squares > 0))
 
 
 def graded(scores: FloatArray, own: FloatArray) -> npt.NDArray[np.bool_]:
-    """Return which voters have `MIN_SIZES` sizes of score in most of what they say, shape (m,).
+    """Return which voters have `MIN_SIZES` sizes of score, not bunched, in most of what they say, shape (m,).
 
     `scores` (n, m) are margins as scores, 0 = none, `own` those with votes as +-1 where there is no margin.
     """
     said = (own != 0).sum(axis=0)
-    sizes = [len(np.unique(np.abs(column[column != 0]))) for column in scores.T]
-    result: npt.NDArray[np.bool_] = (np.asarray(sizes) >= MIN_SIZES) & (2 * (scores != 0).sum(axis=0) > said)
-    return result
+    sizes = np.asarray([len(np.unique(np.abs(column[column != 0]))) for column in scores.T])
+    result: npt.NDArray[np.bool_] = (sizes >= MIN_SIZES) & (2 * (scores != 0).sum(axis=0) > said)
+    return result & (bunching(own) < BUNCHED)
 
 
-def taken_for_y(model: SharedFactor) -> npt.NDArray[np.bool_]:
-    """Return which voters y all but equals, shape (m,)."""
+def taken_for_y(model: SharedFactor, own: FloatArray) -> npt.NDArray[np.bool_]:
+    """Return which voters, of scores own (n, m), y explains about as far as their sign could, shape (m,)."""
     explained: FloatArray = model.signal**2
-    result: npt.NDArray[np.bool_] = explained >= PURE * (explained + model.shared**2 + model.noise)
+    total = explained + model.shared**2 + model.noise
+    result: npt.NDArray[np.bool_] = explained >= PURE * bunching(own) * total
     return result
 
 
@@ -86,9 +117,9 @@ def beside(core: SharedFactor, scores: FloatArray, own: npt.NDArray[np.bool_]) -
 
     The others' scores are regressed on what the core expects of y and c, so they have no say in what those are.
     """
-    signal, shared, spread, overlap, _ = _sums(core, scores[:, own])
+    signal, shared, spread, overlap, power = _sums(core, scores[:, own])
     left = 1 / (1 + spread)
-    y = np.tanh(signal - overlap * shared * left)
+    y = expected(core.difficulty, signal - overlap * shared * left, power - overlap**2 * left)
     c = left * (shared - y * overlap)
     mu, b, d = (np.zeros(len(own)) for _ in range(3))
     mu[own], b[own], d[own] = core.signal, core.shared, core.noise
@@ -99,7 +130,7 @@ def beside(core: SharedFactor, scores: FloatArray, own: npt.NDArray[np.bool_]) -
         # A few imagined rows, in which the voter says nothing of either, so that it can always be solved.
         mu[j], b[j] = np.linalg.solve(both @ both.T + 5 * np.eye(2), both @ z[said])
         d[j] = max((np.sum(z[said] ** 2) + 1) / (said.sum() + 1) - mu[j] ** 2 - b[j] ** 2, 0.02)
-    return SharedFactor(mu, b, d)
+    return SharedFactor(mu, b, d, core.difficulty)
 
 
 def _plausibility(model: SharedFactor, scores: FloatArray) -> float:
@@ -132,11 +163,7 @@ def _added(values: FloatArray, weights: FloatArray) -> FloatArray:
 
 def _directions(scores: FloatArray) -> list[SharedFactor]:
     """Return the likeliest directions of the preference in the plane of the two leading factors."""
-    given = (scores != 0).astype(np.float64)
-    both = np.maximum(given.T @ given, 1)
-    covariance = scores.T @ scores / both
-    size = np.sqrt(np.diag(covariance))
-    loadings, noise = _factors(covariance / np.outer(size, size))
+    loadings, noise, size = _factors(scores, 2)
     angles = np.linspace(0, np.pi, N_ANGLES, endpoint=False)
     models = []
     for angle in angles:
@@ -152,42 +179,49 @@ def _upright(signal: FloatArray) -> FloatArray:
     return signal if signal.sum() >= 0 else -signal
 
 
-def _factors(correlation: FloatArray, iterations: int = 500) -> tuple[FloatArray, FloatArray]:
-    """Return two loadings (m, 2) and the unique variances (m,) of a correlation matrix (principal axis factoring)."""
-    common = np.full(len(correlation), 0.5)
-    loadings = np.zeros((len(correlation), 2))
-    for _ in range(iterations):
-        reduced = correlation.copy()
+def _factors(scores: FloatArray, n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return n loadings (m, n) and unique variances (m,) of scores over their size, (m,): principal axis factoring."""
+    given = (scores != 0).astype(np.float64)
+    covariance = scores.T @ scores / np.maximum(given.T @ given, 1)
+    size = np.sqrt(np.diag(covariance))
+    common, loadings = np.full(len(size), 0.5), np.zeros((len(size), n))
+    for _ in range(500):
+        reduced = covariance / np.outer(size, size)
         np.fill_diagonal(reduced, common)
         values, vectors = np.linalg.eigh(reduced)
-        loadings = vectors[:, -2:] * np.sqrt(np.maximum(values[-2:], 0))
+        loadings = vectors[:, -n:] * np.sqrt(np.maximum(values[-n:], 0))
         new = np.clip((loadings**2).sum(axis=1), 0.02, 0.97)
         if np.abs(new - common).max() < 1e-6:
             break
         common = new
-    return loadings, 1 - common
+    return loadings, 1 - common, size
 
 
 def improved(model: SharedFactor, scores: FloatArray, iterations: int) -> tuple[SharedFactor, bool]:
-    """Return the model after at most so many steps of expectation maximisation, and whether they sufficed."""
+    """Return the model after at most so many steps of expectation maximisation, and whether they sufficed.
+
+    Without a confounder a y is taken for normal, which is to fit second moments: they hold whatever a is.
+    """
     given = (scores != 0).astype(np.float64)
-    n = given.sum(axis=0)
+    n, alone = given.sum(axis=0), not model.shared.any()
+    difficulty, model = model.difficulty, replace(model, difficulty="half-normal" if alone else model.difficulty)
     last = -np.inf
     for _ in range(iterations):
-        signal, shared, spread, overlap, _ = _sums(model, scores)
+        signal, shared, spread, overlap, power = _sums(model, scores)
         left = 1 / (1 + spread)
-        y = np.tanh(signal - overlap * shared * left)
-        c, yc = left * (shared - y * overlap), left * (y * shared - overlap)
-        cc = left + left**2 * (shared**2 - 2 * y * shared * overlap + overlap**2)
+        y = signal / (1 + power) if alone else np.tanh(signal - overlap * shared * left)
+        square = 1 / (1 + power) + y**2 if alone else np.ones(len(y))
+        c, yc = left * (shared - y * overlap), left * (y * shared - square * overlap)
+        cc = left + left**2 * (shared**2 - 2 * y * shared * overlap + square * overlap**2)
         # Regression of each voter's scores on y and c, with a few imagined rows so that it can always be solved.
-        yy, y_c, c_c = n + 5, given.T @ yc, given.T @ cc + 5
+        yy, y_c, c_c = given.T @ square + 5, given.T @ yc, given.T @ cc + 5
         z_y, z_c = scores.T @ y, scores.T @ c
         determinant = yy * c_c - y_c**2
         mu, b = (z_y * c_c - z_c * y_c) / determinant, (z_c * yy - z_y * y_c) / determinant
         d = np.maximum(((scores**2).sum(axis=0) - mu * z_y - b * z_c + 1) / (n + 1), 0.02)
-        model = SharedFactor(mu, b, d)
+        model = SharedFactor(mu, b, d, model.difficulty)
         likelihood = float(model.log_density(scores).mean())
         if likelihood - last < 1e-6:
-            return SharedFactor(_upright(model.signal), model.shared, model.noise), True
+            return SharedFactor(_upright(model.signal), model.shared, model.noise, difficulty), True
         last = likelihood
-    return SharedFactor(_upright(model.signal), model.shared, model.noise), False
+    return SharedFactor(_upright(model.signal), model.shared, model.noise, difficulty), False

@@ -55,7 +55,9 @@ def in_words(
 def _structure(consensus: Consensus, names: Sequence[str]) -> str:
     model = consensus.model
     if isinstance(model, SharedFactor):
-        return "margins that share a confounder"
+        shared = "a confounder" if model.shared.any() else "nothing but the preference"
+        differing = "" if model.difficulty == "alike" else "; pairs of differing difficulty"
+        return f"margins that share {shared}{differing}"
     parts = [f"copies of a common source: {', '.join(names[j] for j in block)}" for block in model.structure.blocks]
     if model.structure.varied:
         parts.append("pairs of differing difficulty")
@@ -72,7 +74,9 @@ def _assumption(consensus: Consensus, calibration: Calibration | None, max_logit
         f"never surer than {1 / (1 + np.exp(-max_logit)):.3f} (agreement is explained up to {consensus.misfit:.3f})"
     )
     if calibration is None:
-        if isinstance(consensus.model, SharedFactor):
+        if isinstance(consensus.model, SharedFactor) and not consensus.model.shared.any():
+            turned = "whatever margins share is taken for the preference; "
+        elif isinstance(consensus.model, SharedFactor):
             turned = "which of two things that margins share is the preference follows from their shape alone; "
         elif consensus.model.structure.blocks:
             turned = "votes fit as well if the copies are right and the others repeat a source; "

@@ -7,11 +7,13 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.integrate import quad
 from scipy.special import expit, logit
 from scipy.stats import multivariate_normal
 
 from labeling.consensus import answered, learn_consensus
 from labeling.copies import agreement, candidate_blocks, common_factor
+from labeling.difficulty import DIFFICULTIES, SCALES
 from labeling.latent_class import LatentClass, Structure, unpack
 from labeling.metrics import log_loss
 from labeling.misfit import misfit, unexplained
@@ -187,20 +189,68 @@ def test_the_density_of_margins_is_that_of_two_normals_and_missing_ones_do_not_c
     assert FACTOR.log_odds(np.zeros((1, 4))) == FACTOR.log_density(np.zeros((1, 4))) == 0
 
 
-def test_no_row_of_margins_depends_on_the_rows_around_it():
+SCALE_OF_PAIRS = {
+    "log-normal": lambda a: np.exp(-((np.log(a) + 0.25) ** 2) / 0.5) / (a * 0.5 * np.sqrt(2 * np.pi)),
+    "half-normal": lambda a: np.sqrt(2 / np.pi) * np.exp(-(a**2) / 2),
+    "exponential": lambda a: np.sqrt(2) * np.exp(-np.sqrt(2) * a),
+}
+
+
+@pytest.mark.parametrize("difficulty", DIFFICULTIES)
+def test_the_density_of_margins_that_differ_in_difficulty_is_that_of_all_scales(difficulty):
+    model = replace(FACTOR, shared=np.zeros(4), difficulty=difficulty)
+    scores, _ = margins_of(model, 20)
+    scores[np.random.default_rng(1).random(scores.shape) < 0.3] = 0
+    odds, density, y = model.log_odds(scores), model.log_density(scores), DIFFICULTIES[difficulty]
+    assert (y @ SCALES**2) == pytest.approx(1, abs=0.03)
+    for i, row in enumerate(scores):
+        at = row != 0
+        spread = np.diag(model.noise[at])
+
+        def side(y, row=row, at=at, spread=spread):
+            def at_scale(a):
+                said = multivariate_normal(y * a * model.signal[at], spread).pdf(row[at]) if at.any() else 1.0
+                return SCALE_OF_PAIRS[difficulty](a) * said
+
+            return quad(at_scale, 0, 8)[0]
+
+        first, second = side(1), side(-1)
+        assert odds[i] == pytest.approx(np.log(first / second), abs=0.02)
+        assert density[i] == pytest.approx(np.log((first + second) / 2), abs=0.02)
+
+
+@pytest.mark.parametrize("difficulty", ["alike", *DIFFICULTIES])
+def test_no_row_of_margins_depends_on_the_rows_around_it(difficulty):
+    model = replace(FACTOR, difficulty=difficulty)
     scores, _ = margins_of(FACTOR, 1000)
-    assert np.array_equal(FACTOR.log_odds(scores[7:8]), FACTOR.log_odds(scores)[7:8])
-    assert np.array_equal(FACTOR.log_density(scores[7:8]), FACTOR.log_density(scores)[7:8])
+    assert np.array_equal(model.log_odds(scores[7:8]), model.log_odds(scores)[7:8])
+    assert np.array_equal(model.log_density(scores[7:8]), model.log_density(scores)[7:8])
+    assert np.array_equal(model.log_odds(-scores), -model.log_odds(scores))
+    assert np.isfinite(model.log_odds(200 * scores)).all()
 
 
-def test_no_step_of_expectation_maximisation_lowers_the_likelihood_and_its_prior():
+@pytest.mark.parametrize("shared", [1.0, 0.0])
+def test_no_step_of_expectation_maximisation_lowers_the_likelihood_and_its_prior(shared):
     scores, _ = margins_of(FACTOR, 300)
     scores[np.random.default_rng(1).random(scores.shape) < 0.3] = 0
-    model = SharedFactor(np.array([0.1, 0.9, 0.3, 0.2]), np.array([0.2, -0.5, 0.5, 0.9]), np.ones(4))
+    model = SharedFactor(np.array([0.1, 0.9, 0.3, 0.2]), shared * np.array([0.2, -0.5, 0.5, 0.9]), np.ones(4))
+    patterns, which = np.unique(scores != 0, axis=0, return_inverse=True)
+
+    def height(model):
+        """Where nothing confounds, of a normal a y."""
+        if shared:
+            return model.log_density(scores).sum()
+        spread = np.diag(model.noise) + np.outer(model.signal, model.signal)
+        return sum(
+            multivariate_normal(cov=spread[np.ix_(at, at)]).logpdf(scores[which == k][:, at]).sum()
+            for k, at in enumerate(patterns)
+            if at.any()
+        )
+
     heights = []
     for _ in range(60):
         imagined = (5 * model.signal**2 + 5 * model.shared**2 + 1) / model.noise + np.log(model.noise)
-        heights.append(model.log_density(scores).sum() - imagined.sum() / 2)
+        heights.append(height(model) - imagined.sum() / 2)
         model, _ = improved(model, scores, 1)
     assert heights[-1] > heights[0] + 10
     assert (np.diff(heights) > -1e-9).all()
@@ -213,6 +263,23 @@ def test_a_confounder_is_told_from_the_preference():
     np.testing.assert_allclose(model.signal, truth.signal, atol=0.1)
     np.testing.assert_allclose(np.abs(model.shared), truth.shared, atol=0.1)
     np.testing.assert_allclose(model.noise, truth.noise, atol=0.1)
+    gold = (y + 1) / 2
+    excess = log_loss(expit(model.log_odds(scores)), gold) - log_loss(expit(truth.log_odds(scores)), gold)
+    assert excess < 0.002
+
+
+@pytest.mark.parametrize("scale", ["alike", "half-normal", "exponential"])
+def test_nothing_confounds_margins_that_only_differ_in_how_clear_a_pair_is(scale):
+    truth = SharedFactor(np.array([0.9, 0.8, 0.8, 0.7, 0.6, 0.5]), np.zeros(6), np.ones(6), scale)
+    rng = np.random.default_rng(0)
+    shares = DIFFICULTIES.get(scale)
+    a = np.ones(6000) if shares is None else rng.choice(SCALES, 6000, p=shares)
+    y = rng.choice([-1.0, 1.0], 6000)
+    scores = (a * y)[:, None] * truth.signal + rng.normal(size=(6000, 6))
+    model = fit_shared_factor(scores)
+    assert not model.shared.any()
+    assert model.difficulty == scale
+    np.testing.assert_allclose(model.signal, truth.signal, atol=0.1)
     gold = (y + 1) / 2
     excess = log_loss(expit(model.log_odds(scores)), gold) - log_loss(expit(truth.log_odds(scores)), gold)
     assert excess < 0.002

@@ -225,18 +225,78 @@ def test_two_near_copies_are_not_confirmed_by_a_third_voter(third):
     assert "too few voters vote on the same pairs for anything to be checked" in model.assumption_
 
 
-def test_what_the_direction_in_margins_rests_on_is_said_without_gold():
-    y, scores, _, votes = margins_beside_verdicts(0, (0.7,))
-    matrix = VoteMatrix(
-        votes[:, :3], scores.astype(np.float32), tuple("abc"), np.array([f"p{i}" for i in range(len(y))])
-    )
+@pytest.mark.parametrize(
+    ("confounded", "structure", "words"),
+    [
+        (
+            1.0,
+            "a confounder",
+            "which of two things that margins share is the preference follows from their shape alone",
+        ),
+        (0.0, "nothing but the preference", "whatever margins share is taken for the preference"),
+    ],
+)
+def test_what_the_direction_in_margins_rests_on_is_said_without_gold(confounded, structure, words):
+    y, scores = graded_margins(0, np.ones(2000), confounded=confounded)
+    matrix = of_margins(scores)
     model = LabelModel().fit(matrix)
-    assert model.structure_ == "margins that share a confounder"
-    assert (
-        "which of two things that margins share is the preference follows from their shape alone" in model.assumption_
-    )
+    assert model.structure_ == f"margins that share {structure}"
+    assert words in model.assumption_
     gold = np.where(np.arange(len(y)) < 100, (y + 1) / 2, np.nan)
-    assert "follows from their shape alone" not in LabelModel().fit(matrix, gold).assumption_
+    assert words not in LabelModel().fit(matrix, gold).assumption_
+
+
+def graded_margins(seed, scale, confounded=0.0):
+    """Margins of six reward models, of pairs whose difference is as large as `scale` says."""
+    rng = np.random.default_rng(seed)
+    y = rng.choice([-1.0, 1.0], len(scale))
+    shared = confounded * np.outer(rng.normal(size=len(y)), [0.7, 0.5, 0.9, 0.7, 0.3, 0.9])
+    signal = np.outer(scale * y, [0.6, 0.6, 0.5, 0.4, 0.5, 0.3])
+    return y, signal + shared + rng.normal(size=shared.shape)
+
+
+def of_margins(scores):
+    votes = np.where(scores > 0, 0, 1).astype(np.int8)
+    names = tuple(f"v{j}" for j in range(scores.shape[1]))
+    return VoteMatrix(votes, scores.astype(np.float32), names, np.array([f"p{i}" for i in range(len(scores))]))
+
+
+@pytest.mark.parametrize(
+    ("scale", "at_most"),  # a logistic regression on all labels has .401 and .375 at most
+    [(lambda rng: np.abs(rng.normal(size=2000)) * 1.3, 0.41), (lambda rng: np.exp(rng.normal(size=2000)), 0.39)],
+    ids=["normal", "log-normal"],
+)
+def test_margins_that_grow_with_how_clear_a_pair_is_are_not_taken_for_a_confounder(scale, at_most):
+    for seed in range(3):
+        y, scores = graded_margins(seed, scale(np.random.default_rng(100 + seed)))
+        matrix = of_margins(scores)
+        model = LabelModel().fit(matrix)
+        assert model.structure_ == "margins that share nothing but the preference; pairs of differing difficulty"
+        assert log_loss(model.posterior(matrix), (y + 1) / 2) < at_most
+
+
+@pytest.mark.parametrize("share", [0.5, 0.97])
+def test_a_judge_that_often_says_its_largest_margin_is_not_taken_for_the_preference(share):
+    rng = np.random.default_rng(0)
+    y, scores, _, _ = margins_beside_verdicts(0, (0.7,))
+    right = np.where(rng.random(len(y)) < 0.7, y, -y)
+    size = np.where(rng.random(len(y)) < share, 10.0, 10 * rng.random(len(y)))
+    matrix = of_margins(np.column_stack([scores, right * size]))
+    model = LabelModel().fit(matrix)
+    assert log_loss(model.posterior(matrix), (y + 1) / 2) < 0.37  # 1.0 and more where it is
+    assert model.accuracy_[3] < 0.9
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_judges_whose_margins_are_log_odds_are_believed_and_not_their_opposite(seed):
+    """Margins saturate, so that they say little more than the vote: seed 1 ended with every voter wrong."""
+    rng = np.random.default_rng(seed)
+    y = rng.choice([-1.0, 1.0], 1500)
+    seen = np.outer(y, [0.6, 0.6, 0.5, 0.6]) + rng.normal(size=(1500, 4))
+    matrix = of_margins(6 * np.tanh(2 * seen) * (1 + 0.05 * rng.normal(size=seen.shape)))
+    model = LabelModel().fit(matrix)
+    assert log_loss(model.posterior(matrix), (y + 1) / 2) < 0.37
+    assert (model.accuracy_ > 0.6).all()
 
 
 def test_functions_that_seldom_fire_check_each_other_if_there_are_many():

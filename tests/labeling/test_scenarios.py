@@ -26,6 +26,7 @@ BOUNDS = {
     "imbalanced": 0.003,
     "difficulty": 0.005,
     "confounder": 0.02,
+    "graded margins": 0.003,
 }
 """Excess of the log-loss over that of the oracle, in nats."""
 
