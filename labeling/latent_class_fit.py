@@ -169,8 +169,8 @@ def _maximised(
 def _likelier_side(vector: FloatArray, structure: Structure, prior: tuple[FloatArray, FloatArray]) -> FloatArray:
     """Return the vector with the answers of a source, or of the preference, exchanged where that is likelier a priori.
 
-    No vote can tell (+1 and -1 are but names), and a long step of the maximisation may end on the wrong side. What a
-    vote of typical strength weighs says it: most votes of a voter may be stronger than none.
+    No vote can tell (+1 and -1 are but names), and a long step of the maximisation may end on the wrong side. What
+    counts is what a vote of typical strength weighs, not one of strength 0.
     """
     centre, precision = prior
 

@@ -66,26 +66,27 @@ class SharedFactor:
 def fit_shared_factor(scores: FloatArray) -> SharedFactor:
     """Fit scores (n, m), 0 = none, whose rows may have been turned; every voter needs some scores.
 
-    There is a confounder if it explains them better than pairs of differing difficulty do, by more than its m - 1
-    parameters are worth (Hannan and Quinn 1979): margins that grow with how clear a pair is look much like one.
+    There is a confounder if the likelihood gains more by it than by pairs of differing difficulty, by log log n nats
+    for each of m - 1 parameters (after Hannan and Quinn 1979): margins that grow with how clear a pair is look much
+    like one.
     """
     n, m = scores.shape
     loadings, noise, size = _factors(scores, 1)
     one = SharedFactor(_upright(loadings[:, 0]) * size, np.zeros(m), noise * size**2)
     one, _ = improved(one, scores, 200)
     alone = [replace(one, difficulty=difficulty) for difficulty in ("alike", *DIFFICULTIES)]
-    confounded = [improved(start, scores, 200)[0] for start in _directions(scores)]
+    simple = max(alone, key=lambda model: _height(model, scores))
+    starts = [improved(start, scores, 200)[0] for start in _directions(scores)]
+    confounded = max(starts, key=lambda model: _height(model, scores) + _plausibility(model))
     price = (m - 1) * np.log(np.log(min(n, TRUSTED_ROWS)))
-    height, best = max(((_plausibility(model, scores), model) for model in alone), key=lambda found: found[0])
-    higher, model = max(((_plausibility(model, scores), model) for model in confounded), key=lambda found: found[0])
-    return model if higher > height + price else best
+    return confounded if _height(confounded, scores) > _height(simple, scores) + price else simple
 
 
 def bunching(own: FloatArray) -> FloatArray:
     """Return how alike the sizes of each voter's scores own (n, m), 0 = none, are: squared mean over mean square, (m,).
 
-    It is 1 for votes without margins, near it for a judge that hardly ever says but its largest one, and 2 / pi where
-    margins are normal; 1 for a voter that says nothing.
+    It is 1 for votes without margins, near it for a judge that hardly ever says but its largest one, and 2 / pi for
+    scores of margins that are never the same; 1 for a voter that says nothing.
     """
     said = np.maximum((own != 0).sum(axis=0), 1)
     squares = (own**2).sum(axis=0) / said
@@ -108,7 +109,8 @@ def taken_for_y(model: SharedFactor, own: FloatArray) -> npt.NDArray[np.bool_]:
     """Return which voters, of scores own (n, m), y explains about as far as their sign could, shape (m,)."""
     explained: FloatArray = model.signal**2
     total = explained + model.shared**2 + model.noise
-    result: npt.NDArray[np.bool_] = explained >= PURE * bunching(own) * total
+    most = bunching(own) if model.difficulty == "alike" else 1.0
+    result: npt.NDArray[np.bool_] = explained >= PURE * most * total
     return result
 
 
@@ -133,11 +135,14 @@ def beside(core: SharedFactor, scores: FloatArray, own: npt.NDArray[np.bool_]) -
     return SharedFactor(mu, b, d, core.difficulty)
 
 
-def _plausibility(model: SharedFactor, scores: FloatArray) -> float:
+def _height(model: SharedFactor, scores: FloatArray) -> float:
+    """Return the log-likelihood of as many rows as are trusted."""
+    return float(min(len(scores), TRUSTED_ROWS) * model.log_density(scores).mean())
+
+
+def _plausibility(model: SharedFactor) -> float:
     mean, deviation = TYPICAL_SIGNAL
-    rows = min(len(scores), TRUSTED_ROWS)
-    prior = -(((model.signal - mean) / deviation) ** 2).sum() / 2
-    return float(rows * model.log_density(scores).mean() + prior)
+    return float(-(((model.signal - mean) / deviation) ** 2).sum() / 2)
 
 
 def _sums(model: SharedFactor, scores: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:

@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 
 from labeling.consensus import answered, learn_consensus
 from labeling.copies import agreement, candidate_blocks, common_factor
-from labeling.difficulty import DIFFICULTIES, SCALES
+from labeling.difficulty import DIFFICULTIES, expected, log_mean
 from labeling.latent_class import LatentClass, Structure, unpack
 from labeling.metrics import log_loss
 from labeling.misfit import misfit, unexplained
@@ -189,11 +189,16 @@ def test_the_density_of_margins_is_that_of_two_normals_and_missing_ones_do_not_c
     assert FACTOR.log_odds(np.zeros((1, 4))) == FACTOR.log_density(np.zeros((1, 4))) == 0
 
 
-SCALE_OF_PAIRS = {
-    "log-normal": lambda a: np.exp(-((np.log(a) + 0.25) ** 2) / 0.5) / (a * 0.5 * np.sqrt(2 * np.pi)),
-    "half-normal": lambda a: np.sqrt(2 / np.pi) * np.exp(-(a**2) / 2),
-    "exponential": lambda a: np.sqrt(2) * np.exp(-np.sqrt(2) * a),
-}
+def scales(difficulty, n, rng):
+    """Scales of pairs whose mean square is 1, drawn."""
+    if difficulty == "normal":
+        drawn = rng.normal(4.52 / 5.11, 5.11**-0.5, 2 * n)
+        return drawn[drawn > 0][:n]
+    return {
+        "alike": np.ones(n),
+        "half-normal": np.abs(rng.normal(size=n)),
+        "exponential": rng.exponential(0.5**0.5, n),
+    }[difficulty]
 
 
 @pytest.mark.parametrize("difficulty", DIFFICULTIES)
@@ -201,8 +206,12 @@ def test_the_density_of_margins_that_differ_in_difficulty_is_that_of_all_scales(
     model = replace(FACTOR, shared=np.zeros(4), difficulty=difficulty)
     scores, _ = margins_of(model, 20)
     scores[np.random.default_rng(1).random(scores.shape) < 0.3] = 0
-    odds, density, y = model.log_odds(scores), model.log_density(scores), DIFFICULTIES[difficulty]
-    assert (y @ SCALES**2) == pytest.approx(1, abs=0.03)
+    odds, density = model.log_odds(scores), model.log_density(scores)
+    drawn = scales(difficulty, 200_000, np.random.default_rng(2))
+    assert (drawn**2).mean() == pytest.approx(1, abs=0.02)
+    p, t = DIFFICULTIES[difficulty]
+    share, _ = quad(lambda a: np.exp(-p * a**2 / 2 - t * a), 0, 40)
+    assert drawn.mean() == pytest.approx(quad(lambda a: a * np.exp(-p * a**2 / 2 - t * a), 0, 40)[0] / share, abs=0.01)
     for i, row in enumerate(scores):
         at = row != 0
         spread = np.diag(model.noise[at])
@@ -210,13 +219,13 @@ def test_the_density_of_margins_that_differ_in_difficulty_is_that_of_all_scales(
         def side(y, row=row, at=at, spread=spread):
             def at_scale(a):
                 said = multivariate_normal(y * a * model.signal[at], spread).pdf(row[at]) if at.any() else 1.0
-                return SCALE_OF_PAIRS[difficulty](a) * said
+                return np.exp(-p * a**2 / 2 - t * a) / share * said
 
             return quad(at_scale, 0, 8)[0]
 
         first, second = side(1), side(-1)
-        assert odds[i] == pytest.approx(np.log(first / second), abs=0.02)
-        assert density[i] == pytest.approx(np.log((first + second) / 2), abs=0.02)
+        assert odds[i] == pytest.approx(np.log(first / second), abs=1e-4)
+        assert density[i] == pytest.approx(np.log((first + second) / 2), abs=1e-4)
 
 
 @pytest.mark.parametrize("difficulty", ["alike", *DIFFICULTIES])
@@ -256,6 +265,13 @@ def test_no_step_of_expectation_maximisation_lowers_the_likelihood_and_its_prior
     assert (np.diff(heights) > -1e-9).all()
 
 
+@pytest.mark.parametrize("difficulty", ["alike", *DIFFICULTIES])
+def test_what_is_expected_of_the_preference_is_the_slope_of_the_likelihood(difficulty):
+    lean, power, step = np.array([-3.0, 0.0, 0.2, 8.0]), np.array([2.0, 0.0, 1e-3, 20.0]), 1e-5
+    slope = (log_mean(difficulty, lean + step, power) - log_mean(difficulty, lean - step, power)) / (2 * step)
+    np.testing.assert_allclose(expected(difficulty, lean, power), slope, atol=1e-5)
+
+
 def test_a_confounder_is_told_from_the_preference():
     truth = SharedFactor(np.linspace(0.4, 0.9, 6), np.linspace(1.0, 0.3, 6), np.ones(6))
     scores, y = margins_of(truth, 6000)
@@ -268,12 +284,11 @@ def test_a_confounder_is_told_from_the_preference():
     assert excess < 0.002
 
 
-@pytest.mark.parametrize("scale", ["alike", "half-normal", "exponential"])
+@pytest.mark.parametrize("scale", ["alike", *DIFFICULTIES])
 def test_nothing_confounds_margins_that_only_differ_in_how_clear_a_pair_is(scale):
     truth = SharedFactor(np.array([0.9, 0.8, 0.8, 0.7, 0.6, 0.5]), np.zeros(6), np.ones(6), scale)
     rng = np.random.default_rng(0)
-    shares = DIFFICULTIES.get(scale)
-    a = np.ones(6000) if shares is None else rng.choice(SCALES, 6000, p=shares)
+    a = scales(scale, 6000, rng)
     y = rng.choice([-1.0, 1.0], 6000)
     scores = (a * y)[:, None] * truth.signal + rng.normal(size=(6000, 6))
     model = fit_shared_factor(scores)

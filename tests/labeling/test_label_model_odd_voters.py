@@ -275,6 +275,44 @@ def test_margins_that_grow_with_how_clear_a_pair_is_are_not_taken_for_a_confound
         assert log_loss(model.posterior(matrix), (y + 1) / 2) < at_most
 
 
+def test_reward_models_that_are_nearly_always_right_are_not_confounded_by_it():
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=2000)
+        matrix = of_margins(1.5 * x[:, None] + rng.normal(size=(2000, 8)))
+        model = LabelModel().fit(matrix)
+        assert log_loss(model.posterior(matrix), (np.sign(x) + 1) / 2) < 0.22  # .5 and more where they are
+
+
+def test_a_judge_of_one_margin_beside_graded_ones_leaves_them_their_differing_difficulty():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=2000)
+    judge = np.where(rng.random(2000) < 0.7, x, -x) > 0
+    graded = x[:, None] * [0.8, 0.8, 0.7, 0.6] + rng.normal(size=(2000, 4))
+    matrix = of_margins(np.column_stack([np.where(judge, 10.0, -10.0) * (1 - 0.01 * rng.random(2000)), graded]))
+    one_size = VoteMatrix(matrix.votes, np.sign(matrix.margins), matrix.names, matrix.pair_ids)
+    for votes in (matrix, VoteMatrix(matrix.votes, np.where([True] + [False] * 4, one_size.margins, matrix.margins),
+                                     matrix.names, matrix.pair_ids)):  # fmt: skip
+        model = LabelModel().fit(votes)
+        assert log_loss(model.posterior(votes), (np.sign(x) + 1) / 2) < 0.40
+    assert model.learned_.consensus.model.difficulty == "half-normal"
+    assert model.structure_ == "margins that share nothing but the preference; pairs of differing difficulty"
+
+
+def test_rubrics_of_a_few_levels_are_still_modelled_by_their_margins():
+    """Six judges of integer margins; nothing here is of one size."""
+    rng = np.random.default_rng(3)
+    y, shared = rng.choice([-1.0, 1.0], 600), rng.normal(size=600)
+    scores = np.outer(y, [0.6, 0.6, 0.5, 0.4, 0.5, 0.3]) + np.outer(shared, [0.7, 0.5, 0.9, 0.7, 0.3, 0.9])
+    scores = np.clip(np.round(scores + rng.normal(size=scores.shape)), -5, 5)
+    votes = np.where(scores > 0, 0, np.where(scores < 0, 1, -1)).astype(np.int8)
+    margins = np.where(scores == 0, np.nan, scores).astype(np.float32)
+    matrix = VoteMatrix(votes, margins, tuple("abcdef"), np.array([f"p{i}" for i in range(600)]))
+    model = LabelModel().fit(matrix)
+    assert model.structure_.startswith("margins that share")
+    assert log_loss(model.posterior(matrix), (y + 1) / 2) < 0.65  # .8 as votes that err independently
+
+
 @pytest.mark.parametrize("share", [0.5, 0.97])
 def test_a_judge_that_often_says_its_largest_margin_is_not_taken_for_the_preference(share):
     rng = np.random.default_rng(0)
