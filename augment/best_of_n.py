@@ -53,17 +53,19 @@ class BestOfN:
         """Return, for k = 1 up to the fewest candidates of a prompt, the mean reward of the best of k and its KL.
 
         The reward is the expectation over all choices of k of the usable candidates, or of all where there are fewer.
-        The KL to the policy that drew them, in nats, is at most log k - (k - 1) / k (arXiv 2112.09332).
+        The KL to the policy that drew them, in nats, is at most log k - (k - 1) / k (arXiv 2112.09332), and -log of the
+        share of usable candidates more, for only these can be chosen; the mean over prompts.
         """
-        most = min(self.table["n"].to_pylist())
-        return [
-            {
-                "k": k,
-                "reward": float(np.mean([expected_best(rewards, min(k, len(rewards))) for rewards in self.rewards])),
-                "kl_at_most": math.log(k) - (k - 1) / k,
-            }
-            for k in range(1, most + 1)
-        ]
+        drawn = self.table["n"].to_pylist()
+        points = []
+        for k in range(1, min(drawn) + 1):
+            best, spent = [], []
+            for rewards, n in zip(self.rewards, drawn, strict=True):
+                some = min(k, len(rewards))
+                best.append(expected_best(rewards, some))
+                spent.append(math.log(some) - (some - 1) / some - math.log(len(rewards) / n))
+            points.append({"k": k, "reward": float(np.mean(best)), "kl_at_most": float(np.mean(spent))})
+        return points
 
     def write(self, path: str | Path) -> None:
         """Write the table as Parquet."""

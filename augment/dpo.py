@@ -34,7 +34,9 @@ class PolicyConfig:
     Raises DataError for values out of range.
     """
 
-    beta: float = option("How strongly the policy is held to where it starts (DPO's beta; weight of the KL).", 0.1)
+    beta: float = option(
+        "How strongly the policy is held to where it starts (DPO's beta; weight of the KL: grpo and rloo take 0).", 0.1
+    )
     learning_rate: float = option("Peak learning rate of AdamW. LoRA wants 1e-5 to 1e-4.", 1e-6)
     final_learning_rate: float | None = option(
         "What the learning rate falls to, linearly (default: 0; self-reward srlm: a tenth of the peak).", None
@@ -55,7 +57,9 @@ class PolicyConfig:
     seed: int = option("Seed of the order, of adapters' first weights, and of sampling.", 0)
 
     def __post_init__(self) -> None:
-        for name in ("beta", "learning_rate", "epochs", "batch_size", "gradient_accumulation", "max_length"):
+        if not self.beta >= 0:
+            raise DataError(f"beta is {self.beta}, expected a number above 0, or 0 for grpo and rloo")
+        for name in ("learning_rate", "epochs", "batch_size", "gradient_accumulation", "max_length"):
             if not getattr(self, name) > 0:
                 raise DataError(f"{name} is {getattr(self, name)}, expected a number above 0")
         if self.seed < 0:
@@ -154,6 +158,7 @@ def train_dpo(
     DataError without pairs that fit `max_length`, or without the extra `rlhf`.
     """
     need_rlhf()
+    check_held(config)
     from trl import DPOConfig
 
     policy = load_policy(start, dtype=config.weights, device="cpu")  # the Trainer knows which GPU is this process's
@@ -170,6 +175,12 @@ def train_dpo(
         )
         run(trainer)
     return finish(trainer, start, policy.tokenizer, Path(out), counts, note)
+
+
+def check_held(config: PolicyConfig) -> None:
+    """Raise DataError for a beta of 0: DPO's margins are multiples of it."""
+    if not config.beta:
+        raise DataError("beta is 0, where no pair teaches DPO anything; expected a number above 0")
 
 
 def token_pairs(

@@ -82,7 +82,10 @@ def best_of_n(
     max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = BEST_OF.max_tokens,
     seed: Seed = BEST_OF.seed,
 ) -> None:
-    """Keep the answer a reward model likes best, the cheap rival of training: candidates or PROMPTS -> best.parquet."""
+    """Keep the answer a reward model likes best, the cheap rival of training: candidates or PROMPTS -> best.parquet.
+
+    Answers to PROMPTS are kept beside it, as best.candidates.parquet.
+    """
     sampling = Sampling(n, temperature, top_p, max_tokens, seed=seed)
     print(policy_commands.best_of_n(source, out, rms, n, model, sampling))
 

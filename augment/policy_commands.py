@@ -21,7 +21,7 @@ from augment.generation_commands import read_prompts
 from augment.models import ModelOptions
 from augment.policy_rewards import Ensemble, Penalties
 from augment.self_iteration import running
-from augment.self_reward import CANDIDATES, GRADES, SelfReward, plan
+from augment.self_reward import CANDIDATES, GRADES, SelfReward, plan, policy_of
 from augment.self_reward import self_reward as run_self_reward
 from labeling.errors import DataError
 from labeling.llm import Conversation, Engine, Sampling
@@ -143,7 +143,9 @@ def self_reward(
         f"chosen {row['chosen_chars']:.0f} and rejected {row['rejected_chars']:.0f} characters"
         for row in ledger
     ]
-    return "\n".join([*lines, f"{out}/iteration-{how.iterations}/model: the policy; {out}/ledger.jsonl: the figures"])
+    if ledger[-1]["stopped"]:
+        lines.append(f"ended there: {ledger[-1]['stopped']}, so nothing could be learned from its pairs")
+    return "\n".join([*lines, f"{policy_of(out, ledger)}: the policy; {out}/ledger.jsonl: the figures"])
 
 
 def align(
@@ -208,6 +210,8 @@ def best_of_n(path: str, out: Path, rms: Sequence[Path], n: int, model: ModelOpt
         check_reward_model(folder)
     if not written:
         candidates = out.with_name(f"{out.stem}.candidates.parquet")
+        if candidates.exists():
+            raise DataError(f"{candidates} exists, where answers would be written; choose from it, or move it away")
         with running(on_this_machine(model).load()) as engine:  # ended before reward models need its memory
             generate(read_prompts(path), engine, candidates, sampling, chunk=model.chunk)
     made = choose_best(read_candidates(candidates), Ensemble.load(rms), n)

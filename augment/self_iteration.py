@@ -74,7 +74,10 @@ def run_iteration(
     load: Load,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Make what iteration 1, 2, ... lacks; return its row of the ledger. Without a pair, no model is made."""
+    """Make what iteration 1, 2, ... lacks; return its row of the ledger.
+
+    Without a pair, or where q is 0.5 for all of them, no model is made: there is nothing to learn.
+    """
     folder = run / f"iteration-{iteration}"
     current = run / f"iteration-{iteration - 1}" / "model"
     makers = {
@@ -92,7 +95,7 @@ def run_iteration(
     if how.new_prompts:
         facts = ("prompts.json", *facts)
     for name in (name for name in steps_of(how, gold) if name in makers):
-        if name == "model" and not pq.read_metadata(folder / "pairs.parquet").num_rows:
+        if name == "model" and not teaches(folder / "pairs.parquet"):
             facts = tuple(fact for fact in facts if fact != "training.json")
         elif not (folder / name).exists():
             say(f"iteration {iteration} of {how.iterations}: {name}")
@@ -102,7 +105,15 @@ def run_iteration(
     row: dict[str, Any] = {"iteration": iteration, "method": how.method, **_candidate_facts(folder, asked)}
     for name in facts:
         row |= json.loads((folder / name).read_text(encoding="utf-8"))
+    learned = "training.json" in facts
+    row["stopped"] = None if learned else "no consistency above chance" if row["n_pairs"] else "no pair"
     return row
+
+
+def teaches(pairs: Path) -> bool:
+    """Return whether a label leans: q = 0.5 has no gradient where the policy is its own reference (METHODS 3)."""
+    q = pq.read_table(pairs, columns=["p_chosen"])["p_chosen"].to_numpy()
+    return bool((q != 0.5).any())
 
 
 def steps_of(how: SelfReward, gold: Pairs | None) -> tuple[str, ...]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from augment.dpo import PolicyConfig
+from augment.dpo import PolicyConfig, check_held
 from augment.generate import check_prompts
 from augment.implicit_rewards import Over
 from augment.policies import check_vocabulary, load_policy, need_rlhf, policy_tokenizer, save_as_folder
@@ -92,6 +92,7 @@ class SelfReward:
         for name, least in (("iterations", 1), ("new_prompts", 0), ("processes", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise DataError(f"{name} is {getattr(self, name)}, expected {least} or more")
+        check_held(self.training)
         if self.sampling(1).n < 2:
             raise DataError(f"n is {self.sampling(1).n}; expected 2 candidates a prompt or more, or there is no pair")
         if self.sampling(1).temperature == 0:
@@ -129,8 +130,9 @@ def self_reward(
 
     With `gold`, pairs that people labelled, each iteration first measures how far the policy that labels agrees with
     them; nothing is trained on these. `load` makes the engine that writes and grades from a model folder (default:
-    transformers); implicit rewards and training always use transformers. `say` is told of each step. The policy of the
-    last iteration is `<out>/iteration-<n>/model`.
+    transformers); implicit rewards and training always use transformers. `say` is told of each step. The policy it ends
+    in is `policy_of(out, ledger)`. A run ends early where consistency is no better than chance, so that every q is 0.5:
+    the policy would stay as it is, and then agree with itself in all that follows.
 
     Raises DataError for a folder that holds another run, an iteration without a pair (once its row is in the ledger),
     or without the extra `rlhf`.
@@ -158,7 +160,15 @@ def self_reward(
             with replacing(folder / "ledger.jsonl") as part:
                 part.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in ledger), encoding="utf-8")
             check_any_pair(folder / f"iteration-{iteration}", ledger[-1])
+            if ledger[-1]["stopped"]:
+                break
     return ledger
+
+
+def policy_of(out: str | Path, ledger: Sequence[Mapping[str, Any]]) -> Path:
+    """Return the folder of the last policy that a run made."""
+    made = [row["iteration"] for row in ledger if not row["stopped"]]
+    return Path(out) / f"iteration-{max(made, default=0)}" / "model"
 
 
 def check(prompts: Sequence[Conversation], model: str | Path, how: SelfReward, gold: Pairs | None = None) -> None:
@@ -269,7 +279,7 @@ def plan(
     Raises DataError where `out` holds another run.
     """
     from augment.self_gold import decided
-    from augment.self_iteration import steps_of
+    from augment.self_iteration import steps_of, teaches
 
     gold = None if gold is None else decided(gold)
     is_begun(Path(out), prompts, str(model), how, gold)
@@ -280,6 +290,9 @@ def plan(
     yield f"{how.method}: {how.iterations} iterations of {n:,} prompts, {n_candidates:,} candidates, {asked}"
     for iteration in range(1, how.iterations + 1):
         folder = Path(out) / f"iteration-{iteration}"
+        if (folder / "pairs.parquet").exists() and not teaches(folder / "pairs.parquet"):
+            yield f"{folder}: its pairs teach nothing, which ends the run"
+            return
         steps = steps_of(how, gold)
         done = [name for name in steps if (folder / name).exists()]
         left = [name for name in steps if name not in done]

@@ -103,6 +103,9 @@ def test_an_unusable_candidate_never_wins_and_is_counted() -> None:
     assert made.table["reward_mean"].to_pylist() == [-2.5, -2.5]
     assert (made.n_unusable, made.n_left_out) == (8, 0)
     assert [point["reward"] for point in made.curve()] == pytest.approx([-2.5, -2, -2, -2, -2, -2])
+    chosen_from = math.log(3)  # a third of what was drawn can win: the policy given that is so far from the policy
+    spent = [chosen_from, *[chosen_from + math.log(2) - 0.5] * 5]
+    assert [point["kl_at_most"] for point in made.curve()] == pytest.approx(spent)
 
 
 def test_a_prompt_without_a_usable_candidate_is_left_out_and_counted() -> None:

@@ -13,6 +13,7 @@ import torch
 from augment.dpo import PolicyConfig, SoftPairs, merged, token_pairs, train_dpo
 from augment.implicit_rewards import implicit_rewards, response_log_probs
 from augment.policies import load_policy
+from augment.self_reward import SelfReward
 from labeling.errors import DataError, WeakprefWarning
 
 pytestmark = pytest.mark.slow
@@ -122,8 +123,12 @@ def test_the_learning_rate_falls_linearly_to_0_or_to_the_final_one(policy_folder
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(DataError, match=r"final_learning_rate is 1e-06, expected 0 or more, and less than"):
         PolicyConfig(final_learning_rate=1e-6)
-    with pytest.raises(DataError, match="beta is 0, expected a number above 0"):
-        PolicyConfig(beta=0)
+    with pytest.raises(DataError, match=r"beta is -0\.1, expected a number above 0, or 0 for grpo and rloo"):
+        PolicyConfig(beta=-0.1)
+    with pytest.raises(DataError, match="beta is 0, where no pair teaches DPO anything"):
+        SelfReward(training=PolicyConfig(beta=0))
+    with pytest.raises(DataError, match="beta is 0, where no pair teaches DPO anything"):
+        train_dpo("nothing", SoftPairs([], [], [], []), PolicyConfig(beta=0), "out")
     with pytest.raises(DataError, match="lora_rank is 0"):
         PolicyConfig(lora_rank=0)
     with pytest.raises(DataError, match=r"weights are bfloat16 and lora_rank is not set: .* set lora_rank"):

@@ -130,7 +130,7 @@ def test_each_command_writes_what_it_says(augmented, prompts, policy_folder, rm_
     out = tmp_path / "dpo"
     assert run("align", augmented, "-o", out, "--model", policy_folder, *TINY, "--lora-rank", 2) == 0
     assert "2 steps on 5 pairs" in capsys.readouterr().out
-    rl = ("--method", "rloo", "--rm", rm_folders[0], "--rm", rm_folders[1], "--uncertainty-penalty", 0.1)
+    rl = ("--method", "rloo", "--rm", rm_folders[0], "--rm", rm_folders[1], "--uncertainty-penalty", 0.1, "--beta", 0)
     assert run("align", prompts, "-o", tmp_path / "rl", "--model", policy_folder, *rl, *few, *TINY) == 0
     assert json.loads((tmp_path / "rl" / "manifest.json").read_text())["penalties"]["uncertainty_penalty"] == 0.1
     best = tmp_path / "best.parquet"
@@ -139,6 +139,8 @@ def test_each_command_writes_what_it_says(augmented, prompts, policy_folder, rm_
     assert (tmp_path / "best.parquet.manifest.json").is_file()
     assert run("best-of-n", tmp_path / "best.candidates.parquet", "-o", best, "--rm", rm_folders[0], "-n", 3) == 2
     assert "a prompt has 2 candidates; expected 3" in capsys.readouterr().err
+    assert run("best-of-n", prompts, "-o", best, "--rm", rm_folders[0], "--model", policy_folder, *few) == 2
+    assert "best.candidates.parquet exists, where answers would be written" in capsys.readouterr().err
 
 
 @pytest.mark.slow

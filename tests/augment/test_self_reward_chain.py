@@ -8,14 +8,16 @@ import shutil
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from augment.dpo import PolicyConfig, Trained
 from augment.generate import RUN
+from augment.implicit_rewards import ResponseLogProbs
 from augment.models import CHUNKS
 from augment.policies import load_policy
-from augment.self_reward import SelfReward, begin, self_reward
+from augment.self_reward import SelfReward, begin, plan, policy_of, self_reward
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import replacing
 from labeling.llm import Completion, Sampling
@@ -79,7 +81,7 @@ def chain(tmp_path, monkeypatch):
 def test_a_run_starts_from_float32_whatever_its_weights_are_kept_in(policy_folder, tmp_path, monkeypatch) -> None:
     saved = []
     monkeypatch.setattr("augment.self_reward.save_as_folder", lambda *given: saved.append(given))
-    monkeypatch.setattr("augment.self_iteration.run_iteration", lambda *given: {"n_pairs": 1})
+    monkeypatch.setattr("augment.self_iteration.run_iteration", lambda *given: {"n_pairs": 1, "stopped": None})
     how = replace(HOW, iterations=1, training=PolicyConfig(weights="bfloat16", lora_rank=2))
     self_reward(PROMPTS, str(policy_folder), how, tmp_path / "run")
     assert [dtype for *_, dtype in saved] == ["float32"]
@@ -96,6 +98,34 @@ def test_each_iteration_is_written_graded_and_trained_by_the_model_of_the_one_be
     for iteration in (1, 2):
         table = pq.read_table(tmp_path / "run" / f"iteration-{iteration}" / "candidates.parquet")
         assert set(table["model"].to_pylist()) == {f"iteration-{iteration - 1}"}
+
+
+@pytest.mark.parametrize("per_prompt", [False, True])
+def test_a_run_ends_where_consistency_is_no_better_than_chance(chain, monkeypatch, tmp_path, per_prompt) -> None:
+    """Trained at q = 0.5 the policy would stay as it is, agree with itself next time, and be believed."""
+
+    def contrary(models, table):
+        """Every policy but the first thinks the opposite of the one before it."""
+        good = np.array([text == "good" for text in table["response"].to_pylist()])
+        depth = [int(str(model.parent.name)[-1]) for model in models]
+        return [
+            ResponseLogProbs(np.where(good == (i % 2 == 0), -1.0, -2.0) * (i + 1), np.ones(len(good))) for i in depth
+        ]
+
+    monkeypatch.setattr("augment.self_iteration._log_probs", contrary)
+    how = SelfReward("cream", 4, candidates=HOW.candidates, per_prompt=per_prompt)
+    with pytest.warns(WeakprefWarning, match=r"below 0\.5"):
+        ledger, _, started, _ = chain(how)
+    run = tmp_path / "run"
+    assert [row["stopped"] for row in ledger] == [None, "no consistency above chance"]
+    assert [row["q"] for row in ledger] == [1.0, 0.5]
+    assert started == ["iteration-0"]
+    assert policy_of(run, ledger) == run / "iteration-1" / "model"
+    assert not (run / "iteration-2" / "model").exists()
+    assert [line.split(": ")[1] for line in plan(PROMPTS, "m", how, run)][
+        -1
+    ] == "its pairs teach nothing, which ends the run"
+    assert self_reward(PROMPTS, "m", how, run, load=lambda folder: Model(folder, [])) == ledger
 
 
 class Small(Model):
