@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel
 
 from labeling.errors import DataError
@@ -13,6 +15,7 @@ from rm.config import RewardConfig
 from rm.lora import with_lora
 
 if TYPE_CHECKING:
+    from accelerate import FullyShardedDataParallelPlugin
     from peft import PeftModel
 
 
@@ -42,16 +45,26 @@ def is_head(model: torch.nn.Module, parameter: str) -> bool:
 
 
 def head_beside_autocast(model: PreTrainedModel) -> None:
-    """Let the score head compute in its weights' precision, or under bfloat16 autocast near rewards would be equal."""
+    """Let the score head compute in float32, or under bfloat16 near rewards would be equal."""
     for name, module in model.named_children():
         if name != model.base_model_prefix:
             module.forward = types.MethodType(_beside_autocast, module)
 
 
 def _beside_autocast(self: torch.nn.Module, hidden: torch.Tensor, *more: Any, **named: Any) -> Any:
-    precision = next((parameter.dtype for parameter in self.parameters()), hidden.dtype)
     with torch.autocast(hidden.device.type, enabled=False):
-        return type(self).forward(self, hidden.to(precision), *more, **named)
+        rounded = {name: own for name, own in self.named_parameters() if own.dtype == torch.bfloat16}
+        if rounded:  # by FSDP2, for as long as the model runs; the call that follows finds float32 here
+            exact = {name: own.float() for name, own in rounded.items()}
+            return torch.func.functional_call(self, exact, (hidden.float(), *more), named)
+        return type(self).forward(self, hidden.float(), *more, **named)
+
+
+def rewards_as_computed(plugin: FullyShardedDataParallelPlugin) -> None:
+    """Have FSDP2 pass rewards on in float32 and add up gradients in it; accelerate rounds both to bfloat16."""
+    policy = plugin.mixed_precision_policy
+    if isinstance(policy, MixedPrecisionPolicy):
+        plugin.mixed_precision_policy = dataclasses.replace(policy, output_dtype=None, reduce_dtype=torch.float32)
 
 
 def fix_constant(model: PreTrainedModel) -> None:

@@ -53,7 +53,7 @@ from rm.shared_prefix import accept_packed, cannot_pack, is_causal
 from rm.sources import MixedPairs, training_pairs
 from rm.steps import Part, Step, StepCollator, in_step, pair_rewards
 from rm.token_cache import Counts
-from rm.trainable import is_head, prepare
+from rm.trainable import is_head, prepare, rewards_as_computed
 from rm.watching import RichProgress, Window, stop_broken
 
 if TYPE_CHECKING:
@@ -180,6 +180,8 @@ class PairTrainer(Trainer):
             eval_dataset=held_out,
             data_collator=cast("Any", collator),
         )
+        if self.is_fsdp_enabled:
+            rewards_as_computed(self.accelerator.state.fsdp_plugin)
         self.remove_callback(PrinterCallback)
         self.bar = RichProgress() if sys.stderr.isatty() else None
         if self.bar:

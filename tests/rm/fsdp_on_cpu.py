@@ -21,6 +21,8 @@ def sharded(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **kwarg
     if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
         PartialState._shared_state["distributed_type"] = self.distributed_type = DistributedType.FSDP
         self.fsdp_plugin = fsdp_plugin
+        if self.mixed_precision != "no":
+            fsdp_plugin.set_mixed_precision(self.mixed_precision)
 
 
 if __name__ == "__main__":  # looking for doctests imports this file

@@ -63,6 +63,23 @@ def test_two_processes_train_the_model_that_one_does(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--lora-r", "2")])
+def test_rewards_of_a_model_in_shards_are_not_rounded_to_bfloat16(
+    bases: dict[str, str], universal: Write, conversations: Rows, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    data = universal(conversations(20))
+    options = [str(data), "--model", bases["llama"], "--max-length", "128", "--bf16", "--batch-size", "4", *more]
+    launch = ["--num_processes", "2", "--main_process_port", free_port()]
+    words = command("fsdp2", launch, "rm.train", [*options, "--out", str(tmp_path / "two")])
+    where = words.index("-m", 3)
+    words[where : where + 2] = [str(Path(__file__).parent / "fsdp_rewards.py")]
+    told = [line.split() for line in run(words).splitlines() if line.startswith("rounded")]
+    rounded, rewards = (sum(int(line[k]) for line in told) for k in (1, 3))
+    assert rewards >= 20  # of the lines that the other process did not write into
+    assert rounded < rewards / 10
+
+
+@pytest.mark.slow
 def test_two_processes_killed_in_a_later_epoch_go_on_to_the_same_weights(
     bases: dict[str, str], universal: Write, conversations: Rows, tmp_path: Path
 ) -> None:
