@@ -71,13 +71,11 @@ def evolve(
     drop_bad_rows: Annotated[bool, typer.Option("--drop-bad-rows", help="Leave unusable rows out, counted.")] = False,
 ) -> None:
     """Let a reward model label pairs and learn from its labels: PAIRS -> a folder with a ledger and reward models."""
-    if seed_share is not None and gold is not None:
-        raise DataError("--seed-share and --gold both say how many labels stay visible; pass one of them")
     options = EvolveOptions(
         config=config,
         method=one_of("method", method, METHODS),
         preset=one_of("preset", preset, FORMS),
-        gold=gold if seed_share is None else seed_share,
+        gold=_visible(seed_share, gold),
         iterations=iterations,
         anchor=one_of("anchor", anchor, ANCHORS),
         thresholds=Thresholds(tau_high, tau_low, tau_delta, enough),
@@ -110,6 +108,20 @@ def evolve(
 command = expanded(evolve, defaults={"model": MINILM}, without=("mix", "seed"))
 """The command: how reward models are trained is said by the options of `weakpref train`, but for the shares of several
 sets, of which there is one, and the seed, which is the run's."""
+
+
+def _visible(seed_share: float | None, gold: int | None) -> float | None:
+    """Return the share or the number of labels that stay visible. Raises DataError for both, and what is no share."""
+    if seed_share is None:
+        return gold
+    if gold is not None:
+        raise DataError("--seed-share and --gold both say how many labels stay visible; pass one of them")
+    if not 0 < seed_share < 1:
+        raise DataError(
+            f"--seed-share is {seed_share:g}, expected a share above 0 and below 1, 0.15 for instance; for a number of "
+            "labels pass --gold"
+        )
+    return seed_share
 
 
 def _refuse_others(options: EvolveOptions, lfs: Path | None, votes: Path | None) -> None:

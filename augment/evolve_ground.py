@@ -44,7 +44,10 @@ def lay_out(pairs: Pairs, options: EvolveOptions, voters: Iterable[Any] | None, 
     if not (visible & (pairs.gold != 0.5)).any():
         raise GoldError("no visible label tells which response is preferred, so there is no seed; keep more labels")
     if visible.all():
-        raise DataError(f"all {len(pairs)} labels are visible, so no pair is left to label; keep fewer with gold")
+        raise DataError(
+            f"all {len(pairs)} labels are visible, so no pair is left to label; keep fewer of them: a number, or a "
+            "share below 1, as gold (--gold or --seed-share)"
+        )
     crossfitted = options.method == "ser+ws"
     if crossfitted:
         _check_crossfitting(pairs, visible, options)

@@ -240,7 +240,7 @@ def test_a_folder_of_another_run_is_left_alone(tmp_path):
 def test_what_cannot_be_run_is_named_before_anything_is_written(pairs, options, tmp_path):
     known, test = pairs
     out = tmp_path / "run"
-    with pytest.raises(DataError, match="no pair is left to label"):
+    with pytest.raises(DataError, match=r"no pair is left to label; keep fewer .*\(--gold or --seed-share\)"):
         evolve(known, out, replace(options, gold=None))
     with pytest.raises(GoldError, match="no seed"):
         evolve(known.with_gold(None), out, replace(options, gold=None))

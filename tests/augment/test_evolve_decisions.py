@@ -188,6 +188,14 @@ def test_a_share_to_watch_is_refused_where_all_of_the_seed_is_crossfitted(tmp_pa
     assert "--watch-share is an option of --method ser and ensemble" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("share", ["15", "1", "0", "-0.1", "nan"])
+def test_a_share_of_the_seed_that_is_none_is_named_by_its_own_option(share, tmp_path, capsys):
+    assert main(["evolve", "pairs.jsonl", "-o", str(tmp_path / "run"), "--seed-share", share]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"--seed-share is {share}, expected a share above 0 and below 1" in said
+    assert "for a number of labels pass --gold" in said
+
+
 @pytest.mark.slow
 def test_figures_and_controls_are_those_of_the_models_and_pairs_they_name(tmp_path, tiny):
     from labeling import split_by_group
