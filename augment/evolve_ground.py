@@ -31,8 +31,8 @@ def lay_out(pairs: Pairs, options: EvolveOptions, voters: Iterable[Any] | None, 
     same pairs, in any order. Groups that share a prompt are joined. Raises GoldError without a visible label that is no
     tie, for ser+ws without one for A and one for B, DataError without a pair to label, for repeated pairs, where ser+ws
     has one group only, and where SER would want more pairs than there are, RowError for a prompt that cannot be
-    answered, VotesError for pairs without votes. Warns where the visible labels, or those watched, are of one group, so
-    that nothing judges the labels of the loop.
+    answered, VotesError for pairs without votes. Warns where the visible labels, or those watched, are of one group, or
+    none are to be watched, so that nothing judges the labels of the loop.
     """
     check_answerable(pairs)
     pairs = pairs.with_groups(joined_groups(pairs))
@@ -92,19 +92,23 @@ def _check_enough(n: int, options: EvolveOptions) -> None:
         )
 
 
-def _warn_unjudged(reason: str, beside: str = ", and no iteration is found worse than another") -> None:
+def _warn_unjudged(
+    reason: str,
+    beside: str = ", and no iteration is found worse than another",
+    way_out: str = "label more pairs, of other groups",
+) -> None:
     warnings.warn(
-        f"no visible label can judge the labels of this run, for {reason}: no alarm can go off{beside}; label more "
-        "pairs, of other groups",
+        f"no visible label can judge the labels of this run, for {reason}: no alarm can go off{beside}; {way_out}",
         WeakprefWarning,
         stacklevel=4,
     )
 
 
 def _watched(pairs: Pairs, visible: BoolArray, options: EvolveOptions) -> BoolArray:
-    """Return about `watch_share` of the visible labels, whole groups of them; none, with a warning, of too few."""
+    """Return about `watch_share` of the visible labels, whole groups of them; none, with a warning, of too few or 0."""
     none = np.zeros(len(pairs), dtype=np.bool_)
     if options.watch_share == 0:
+        _warn_unjudged("watch_share is 0, so that none is watched", way_out="leave it out (0.2), if that is not meant")
         return none
     try:
         _, watched = split_by_group(pairs.take(visible), options.watch_share, options.seed)

@@ -23,7 +23,7 @@ from rm.provenance import TRAIN_PROMPTS, write_hashes
 from rm.run_folder import checkpoint_folder
 
 CONFIG = RewardConfig(model="minilm", max_steps=1)
-ONE_GROUP = pytest.mark.filterwarnings("ignore:no visible label can judge")
+UNJUDGED = pytest.mark.filterwarnings("ignore:no visible label can judge")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_run_is_known_by_which_voters_learned_from_made_labels(pairs):
     assert stated(pairs, options, None, votes) != stated(pairs, options, None, declared)
 
 
-@ONE_GROUP
+@UNJUDGED
 def test_one_group_is_enough_where_no_part_is_left_out_of_a_training(pairs):
     voters_alone = EvolveOptions(config=CONFIG, iterations=1)
     assert lay_out(pairs, voters_alone, None, None).pool.sum() == 2
@@ -64,14 +64,14 @@ def test_one_group_is_enough_where_no_part_is_left_out_of_a_training(pairs):
     assert lay_out(pairs, replace(voters_alone, method="ensemble", iterations=2), None, None).pool.sum() == 2
 
 
-@ONE_GROUP
+@UNJUDGED
 def test_a_loop_of_voters_that_has_none_is_refused_before_it_trains(pairs, tmp_path):
     with pytest.raises(VotesError, match="needs votes on the pairs"):
         evolve(pairs, tmp_path / "run", EvolveOptions(config=CONFIG, iterations=1), voters=())
     assert not (tmp_path / "run").exists()
 
 
-@ONE_GROUP
+@UNJUDGED
 def test_a_voter_with_the_name_of_the_loops_reward_model_is_refused_by_the_plan_too(pairs):
     voter = scoring_function(name="rm")(lambda prompt, response: len(response))
     for run in (plan, lambda *given, **how: lay_out(*given, how["voters"], None)):
@@ -86,7 +86,7 @@ def test_a_plan_refuses_test_pairs_that_are_trained_on_as_the_run_does(pairs, tm
             run(pairs, options, test=pairs)
 
 
-@ONE_GROUP
+@UNJUDGED
 def test_labels_of_one_kind_train_a_reward_model_but_anchor_no_votes(pairs):
     same = pairs.with_gold(np.where(pairs.gold == 1, 1.0, np.nan))
     assert lay_out(same, EvolveOptions(config=CONFIG, method="ensemble"), None, None).seed.sum() == 3
@@ -98,6 +98,15 @@ def test_labels_of_one_kind_train_a_reward_model_but_anchor_no_votes(pairs):
 def test_labels_that_nothing_judges_are_warned_of(pairs, method):
     options = EvolveOptions(config=CONFIG, method=method, iterations=1, thresholds=Thresholds(enough=1))
     with pytest.warns(WeakprefWarning, match="judge the labels of this run, for all 6 are of one group: no alarm"):
+        assert not lay_out(pairs, options, None, None).watched.any()
+
+
+@pytest.mark.parametrize("method", ["ser", "ensemble"])
+def test_a_run_that_is_to_watch_nothing_is_warned_of(make_pairs, method):
+    rows = [([{"role": "user", "content": f"Why {i}?"}], f"one {i}", f"two {i}") for i in range(8)]
+    pairs = make_pairs(rows, [1.0, 0.0, 1.0, 0.0, None, None, None, None])
+    options = EvolveOptions(config=CONFIG, method=method, watch_share=0.0, thresholds=Thresholds(enough=1))
+    with pytest.warns(WeakprefWarning, match="for watch_share is 0, .*: no alarm can go off, and no iteration"):
         assert not lay_out(pairs, options, None, None).watched.any()
 
 
@@ -183,6 +192,7 @@ def test_a_prompt_that_cannot_be_answered_is_refused_before_it_trains(make_pairs
     assert not (tmp_path / "run").exists()
 
 
+@UNJUDGED
 def test_a_status_that_wants_more_pairs_than_there_are_is_refused(pairs):
     asked = EvolveOptions(config=CONFIG, method="ser", watch_share=0.0, thresholds=Thresholds(enough=3))
     with pytest.raises(DataError, match=r"enough is 3, but only 2 pairs are to be labelled, .*enough=0\.05"):
@@ -192,6 +202,7 @@ def test_a_status_that_wants_more_pairs_than_there_are_is_refused(pairs):
     assert lay_out(pairs, replace(asked, preset="as_released"), None, None).pool.sum() == 2
 
 
+@UNJUDGED
 @pytest.mark.parametrize("n", range(1, 40))
 @pytest.mark.parametrize("epochs", [0.5, 1.0, 2.0, 3.0])
 def test_a_plan_counts_no_fewer_steps_than_a_training_takes(n, epochs, make_pairs):

@@ -197,6 +197,7 @@ def test_a_share_of_the_seed_that_is_none_is_named_by_its_own_option(share, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*for watch_share is 0")
 def test_figures_and_controls_are_those_of_the_models_and_pairs_they_name(tmp_path, tiny):
     from labeling import split_by_group
 

@@ -64,6 +64,7 @@ def test_what_fails_in_the_processes_fails_here(policy_folder: Path, tmp_path: P
         SelfReward(processes=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*for watch_share is 0")
 def test_a_loop_in_two_processes_makes_the_labels_and_the_reward_model_of_one(tiny: str, tmp_path: Path) -> None:
     pairs, test = split_by_group(read_pairs(frame()), 0.2, seed=0)
     easy = Thresholds(high=0.5, low=0.5, delta=0.0, enough=1)
