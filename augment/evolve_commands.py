@@ -32,6 +32,12 @@ OWNERS = {
 }  # fmt: skip
 """The method that an option belongs to."""
 
+TEST_SHARE = (
+    "Or a share of PAIRS, by group, to hold out for that; unlabelled pairs of those groups are set aside, not labelled."
+)
+FEW_TEST_PAIRS = 50
+"""Fewer labelled test pairs than these are warned of."""
+
 
 def _help(name: str) -> str:
     """Return what a field of EvolveOptions says of itself."""
@@ -49,7 +55,7 @@ def evolve(
     iterations: Annotated[int, typer.Option(help=_help("iterations"))] = 3,
     control: Annotated[list[str] | None, typer.Option(help=_help("controls") + " May be repeated.")] = None,
     test: Annotated[str | None, typer.Option(help="Labelled pairs of other prompts to measure on.")] = None,
-    test_share: Annotated[float, typer.Option(help="Or a share of PAIRS, by group, to hold out for that.")] = 0.0,
+    test_share: Annotated[float, typer.Option(help=TEST_SHARE)] = 0.0,
     lfs: Annotated[Path | None, typer.Option(help="ser+ws: your Python file of voters, besides the built-in.")] = None,
     votes: Annotated[Path | None, typer.Option(help="ser+ws: votes.parquet of judges on the same pairs.")] = None,
     anchor: Annotated[str, typer.Option(help=_help("anchor"))] = "pool",
@@ -91,15 +97,17 @@ def evolve(
     )
     _refuse_others(options, lfs, votes)
     reading = commands.Reading(layout, drop_bad_rows)
-    known, held_out = _held_out(reading(pairs), reading(test) if test else None, test_share, seed)
+    known, held_out, aside = _held_out(reading(pairs), reading(test) if test else None, test_share, seed)
     said = read_votes(votes)[0] if votes else None
     voters = commands.Voting(lfs).voters()
     if dry_run:
-        print(in_words(plan(known, options, test=held_out, voters=voters, votes=said)))
+        print(in_words(plan(known, options, test=held_out, voters=voters, votes=said), aside))
         return
     if resume and not (out / CONFIG).is_file():
         warnings.warn(f"there is no run in {out} to resume: it begins anew", WeakprefWarning, stacklevel=2)
     console = Console(stderr=True)
+    if aside:
+        console.print(f"{_set_aside(aside)}: neither labelled nor trained on", highlight=False, soft_wrap=True)
     print(outcome(run(
         known, out, options, test=held_out, voters=voters, votes=said, resume=resume, console=console
     )))  # fmt: skip
@@ -147,12 +155,13 @@ def one_of(name: str, value: str, allowed: tuple[Any, ...]) -> Any:
     return value
 
 
-def in_words(p: Plan) -> str:
-    """Return a plan as text, one line a step."""
+def in_words(p: Plan, aside: int = 0) -> str:
+    """Return a plan as text, one line a step, and how many unlabelled pairs are set aside with those to test on."""
     return "\n".join(
         [
             f"{p.seed:,} pairs of the seed train, {p.watched:,} are watched, {p.pool:,} are to be labelled "
-            f"({p.hidden:,} with a hidden label to measure against), {p.test:,} to test on",
+            f"({p.hidden:,} with a hidden label to measure against), {p.test:,} to test on"
+            + (f", {_set_aside(aside)}" if aside else ""),
             *p.steps_each,
             f"at most {p.trainings} trainings, {p.steps:,} optimizer steps together",
         ]
@@ -174,13 +183,29 @@ def outcome(found: Evolved) -> str:
     return f"{where}: {several} of iteration {found.best}, stopped: {found.stopped}{tested}{alarm}"
 
 
-def _held_out(pairs: Pairs, test: Pairs | None, share: float, seed: int) -> tuple[Pairs, Pairs | None]:
+def _set_aside(n: int) -> str:
+    return f"{n:,} unlabelled pairs set aside with the test's groups"
+
+
+def _held_out(pairs: Pairs, test: Pairs | None, share: float, seed: int) -> tuple[Pairs, Pairs | None, int]:
+    """Return the pairs of a loop, the labelled ones to test on, and how many unlabelled pairs were held out with those.
+
+    They share groups with the test, so they must not be trained on. Warns of a test of few labels.
+    """
     if test is not None and share:
         raise DataError("--test and --test-share both say what to measure on; pass one of them")
     if test is None and share:
         pairs, test = split_by_group(pairs, share, seed)
-    if test is not None:
-        test = test.take(~np.isnan(test.gold))
-        if not len(test):
-            raise DataError("no test pair is labelled, so there is nothing to measure on; label some, or leave it out")
-    return pairs, test
+    if test is None:
+        return pairs, None, 0
+    labelled = test.take(~np.isnan(test.gold))
+    if not len(labelled):
+        raise DataError("no test pair is labelled, so there is nothing to measure on; label some, or leave it out")
+    if len(labelled) < FEW_TEST_PAIRS:
+        warnings.warn(
+            f"only {len(labelled)} test pairs are labelled, expected {FEW_TEST_PAIRS} or more: figures on so few hang "
+            "on chance; label more, or hold out a larger share",
+            WeakprefWarning,
+            stacklevel=3,
+        )
+    return pairs, labelled, len(test) - len(labelled) if share else 0

@@ -196,6 +196,29 @@ def test_a_share_of_the_seed_that_is_none_is_named_by_its_own_option(share, tmp_
     assert "for a number of labels pass --gold" in said
 
 
+def test_unlabelled_pairs_that_are_held_out_with_the_test_are_counted(write_pairs, tmp_path, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr("augment.evolve_commands.run", lambda known, *_, **given: seen.append((known, given["test"])))
+    monkeypatch.setattr("augment.evolve_commands.outcome", lambda _: "done")
+    file = write_pairs(tmp_path / "pairs.parquet", n=60, labelled=30)
+    given = ["evolve", str(file), "-o", str(tmp_path / "run"), "--gold", "5", "--test-share", "0.5"]
+    assert main(given) == 0
+    [(known, test)] = seen
+    aside = 60 - len(known) - len(test)
+    assert aside > 0
+    words = f"{aside} unlabelled pairs set aside with the test's groups"
+    assert f"{words}: neither labelled nor trained on" in capsys.readouterr().err
+    assert main([*given, "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert f"{len(test)} to test on, {words}\n" in said.out
+    assert f"only {len(test)} test pairs are labelled, expected 50 or more" in said.err
+    many = write_pairs(tmp_path / "many.parquet", n=120, labelled=120)
+    assert main(["evolve", str(many), *given[2:], "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert " to test on\n" in said.out
+    assert "test pairs are labelled" not in said.err
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*for watch_share is 0")
 def test_figures_and_controls_are_those_of_the_models_and_pairs_they_name(tmp_path, tiny):
