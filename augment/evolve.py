@@ -96,14 +96,16 @@ def evolve(
     `options.gold` labels of `pairs` stay visible, the seed; the others are hidden and only measured against. `test`
     holds labelled pairs of other prompts, on which every reward model is measured and nothing is decided. For ser+ws
     `voters` vote (default: the built-in heuristics), and `votes` of judges on the same pairs are added. A run that was
-    killed goes on from its last finished step if `resume`; the ledger and all labels are the same, byte for byte.
+    killed goes on from its last finished step if `resume`; the ledger and all labels are the same, byte for byte. One
+    that came to no training is begun anew, whatever it was.
 
-    Raises DataError where `out` holds something else or the pairs do not suffice, GoldError where labels do not,
-    GroupLeakError where a prompt of `test` is among them, or among those that the base model was trained on, and what
-    training raises. Warns where the base was trained on prompts of `pairs`.
+    Raises DataError where `out` holds something else, the pairs do not suffice, or nothing can be trained as `options`
+    say, GoldError where labels do not, GroupLeakError where a prompt of `test` is among them, or among those that the
+    base model was trained on, and what training raises. Warns where the base was trained on prompts of `pairs`.
     """
     _check_test(pairs, test)
     _check_base(options.config, pairs, test)
+    _check_training(options.config)
     ground = lay_out(pairs, options, voters, votes)
     if options.method == "ser+ws" and ground.votes is None:
         raise VotesError("ser+ws needs votes on the pairs; pass voters, or votes of judges")
@@ -141,6 +143,7 @@ def plan(
     check_names(voter.name for voter in voters)
     _check_test(pairs, test)
     _check_base(options.config, pairs, test)
+    _check_training(options.config)
     ground = lay_out(pairs, options, (), votes)
     counts = {name: int(getattr(ground, name).sum()) for name in ("seed", "watched", "pool")}
     c = options.config
@@ -183,6 +186,13 @@ def _check_base(config: RewardConfig, pairs: Pairs, test: Pairs | None) -> None:
             WeakprefWarning,
             stacklevel=3,
         )
+
+
+def _check_training(config: RewardConfig) -> None:
+    """Raise DataError for what the first training would refuse, hours of voting later."""
+    from rm.plan import check_training  # torch takes seconds
+
+    check_training(config)
 
 
 def _in_words(options: EvolveOptions, n: int) -> str:

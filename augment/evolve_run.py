@@ -13,12 +13,13 @@ from typing import Any
 import numpy.typing as npt
 from rich.console import Console
 
-from augment.run_identity import changed
+from augment.run_identity import changed, discard
 from labeling.errors import DataError
 from labeling.files import replacing, write_json
 
 LEDGER = "ledger.jsonl"
 CONFIG = "config.json"
+FIRST = "iteration-0"
 
 
 @dataclass
@@ -70,7 +71,8 @@ class Folder:
 def claim(out: Path, run: Mapping[str, Any], resume: bool) -> None:
     """Make a folder this run's, or raise DataError where it is another's, or this one's and `resume` is not asked for.
 
-    What a killed process left half-written is removed.
+    What a killed process left half-written is removed. A run that has trained nothing yet does not hold its folder:
+    it is replaced, or gone on with if it is this one and `resume` is asked for.
     """
     stated = json.loads(json.dumps(run, sort_keys=True))
     config = out / CONFIG
@@ -82,6 +84,9 @@ def claim(out: Path, run: Mapping[str, Any], resume: bool) -> None:
     if stated and not set(stated) & set(found):  # any model has a config.json
         raise DataError(f"{out} holds something else than a run of evolve; choose another folder")
     differ = [name.rpartition(".")[2] for name in changed(found, stated)]
+    if (differ or not resume) and _trained_nothing(out):
+        discard(out / FIRST)
+        return write_json(config, stated)
     if differ:
         raise DataError(
             f"{out} holds a run with other {', '.join(differ)}; expected the same to go on with it: choose another "
@@ -92,6 +97,14 @@ def claim(out: Path, run: Mapping[str, Any], resume: bool) -> None:
     for path in sorted(out.rglob(".*.part"), reverse=True):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     return None
+
+
+def _trained_nothing(out: Path) -> bool:
+    """Return whether a run has made no more than the data of its first training: no model, and no checkpoint of one."""
+    others = [path for path in out.iterdir() if path.name[0] != "." and path.name not in (CONFIG, FIRST)]
+    made = [path for path in (out / FIRST).glob("*") if path.name[0] != "."]
+    begun = [path for path in made if path.name != "kept" and path.suffix not in (".checkpoints", ".logs")]
+    return not others and not begun and not any((out / FIRST).glob("*.checkpoints/checkpoint-*"))
 
 
 def fingerprint(*arrays: npt.NDArray[Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,15 @@ def changed(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tupl
     """
     ours, theirs = _flat(here), _flat(there)
     return {name: (theirs.get(name), ours.get(name)) for name in ours | theirs if ours.get(name) != theirs.get(name)}
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder, if there is one; it loses its name first, so that a kill leaves no half of it to go on with."""
+    aside = folder.with_name(f".{folder.name}.old.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        folder.replace(aside)
+        shutil.rmtree(aside)
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:

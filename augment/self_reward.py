@@ -18,8 +18,16 @@ from typing import Any, Literal, get_args
 from augment.dpo import PolicyConfig, check_held
 from augment.generate import check_prompts
 from augment.implicit_rewards import Over
-from augment.policies import check_vocabulary, load_policy, need_rlhf, policy_tokenizer, save_as_folder
-from augment.run_identity import changed, known_as
+from augment.policies import (
+    check_vocabulary,
+    load_policy,
+    need_rlhf,
+    policy_context,
+    policy_tokenizer,
+    save_as_folder,
+)
+from augment.run_identity import changed, discard, known_as
+from labeling.chat_tokens import prompt_tokens
 from labeling.consistency import RATES, Kind
 from labeling.errors import DataError
 from labeling.files import replacing, versions, write_json
@@ -144,9 +152,7 @@ def self_reward(
     folder = Path(out)
     gold = None if gold is None else decided(gold)
     start = folder / "iteration-0" / "model"
-    if not start.is_dir():
-        policy_tokenizer(model)  # a model that is none is told before run.json names it
-    check(prompts, start if start.is_dir() else model, how, gold)
+    check(prompts, model, how, folder, gold)
     with alone(folder):
         begin(folder, prompts, str(model), how, gold)
         for place in (folder, start.parent):
@@ -171,11 +177,14 @@ def policy_of(out: str | Path, ledger: Sequence[Mapping[str, Any]]) -> Path:
     return Path(out) / f"iteration-{max(made, default=0)}" / "model"
 
 
-def check(prompts: Sequence[Conversation], model: str | Path, how: SelfReward, gold: Pairs | None = None) -> None:
+def check(
+    prompts: Sequence[Conversation], model: str | Path, how: SelfReward, folder: Path, gold: Pairs | None = None
+) -> None:
     """Raise DataError for what a run would fail on only after it has written something; nothing is written here.
 
-    That is prompts that cannot be answered or, with new prompts, shown, a base that is none or of another vocabulary
-    than the model a run starts from, and gold pairs too long for implicit rewards.
+    That is prompts that cannot be answered or, with new prompts, shown, a model that is none or has no room for
+    answers, a base that is none or of another vocabulary than the model a run starts from, and gold pairs too long for
+    implicit rewards.
     """
     if how.new_prompts:
         blank = [i for i, prompt in enumerate(prompts) if not (question(prompt) or "").strip()]
@@ -184,6 +193,11 @@ def check(prompts: Sequence[Conversation], model: str | Path, how: SelfReward, g
             raise DataError(f"{what}; expected one or more to show, each with a question: leave the others out")
     else:
         check_prompts(prompts)
+    start = folder / "iteration-0" / "model"
+    if start.is_dir() and not is_replaceable(folder):
+        model = start
+    else:
+        _check_room(prompts, model, how)
     if how.base is not None:
         check_vocabulary(how.base, model)
     if gold is not None and how.method == "cream":
@@ -192,14 +206,31 @@ def check(prompts: Sequence[Conversation], model: str | Path, how: SelfReward, g
         check_lengths(gold, model)
 
 
+def _check_room(prompts: Sequence[Conversation], model: str | Path, how: SelfReward) -> None:
+    """Raise DataError where no prompt leaves a model room for an answer, or it is none; no weights are loaded."""
+    tokenizer, held, asked = policy_tokenizer(model), policy_context(model), how.sampling(1).max_tokens
+    if held is None:
+        return
+    shortest = 1 if how.new_prompts else min(map(len, prompt_tokens(tokenizer, prompts)))
+    if shortest + asked > held:
+        raise DataError(
+            f"{model} holds {held:,} tokens, too few for any of the prompts and the {asked:,} asked for its answer; "
+            "ask for shorter answers (max_tokens)"
+        )
+
+
 def begin(
     folder: Path, prompts: Sequence[Conversation], model: str, how: SelfReward, gold: Pairs | None = None
 ) -> None:
     """Write what a run is to run.json, or raise DataError if the folder holds another run.
 
-    More iterations may be asked for than a run began with: it goes on.
+    More iterations may be asked for than a run began with: it goes on. Another run that has answered nothing yet is
+    replaced.
     """
     if not is_begun(folder, prompts, model, how, gold):
+        if is_replaceable(folder):
+            for iteration in (0, 1):
+                discard(folder / f"iteration-{iteration}")
         write_json(folder / "run.json", _record(prompts, model, how, gold) | {"versions": versions()})
 
 
@@ -209,7 +240,10 @@ def _record(prompts: Sequence[Conversation], model: str, how: SelfReward, gold: 
 
 
 def is_begun(folder: Path, prompts: Sequence[Conversation], model: str, how: SelfReward, gold: Pairs | None) -> bool:
-    """Return whether the folder holds this run already. Raises DataError if it holds another, or more iterations."""
+    """Return whether the folder holds this run already.
+
+    Raises DataError if it holds another that has answered something, or more iterations.
+    """
     record = _record(prompts, model, how, gold)
     if record["base"] == record["model"]:
         raise DataError(f"base is {how.base}, which the run starts from: all implicit rewards would be 0; leave it out")
@@ -219,6 +253,8 @@ def is_begun(folder: Path, prompts: Sequence[Conversation], model: str, how: Sel
         return False
     differ = changed({name: value for name, value in found.items() if name in record}, record)
     differ.pop("iterations", None)
+    if differ and is_replaceable(folder):
+        return False
     if differ:
         each = "; ".join(f"{name} is {there} there and {here} here" for name, (there, here) in differ.items())
         raise DataError(
@@ -234,6 +270,13 @@ def is_begun(folder: Path, prompts: Sequence[Conversation], model: str, how: Sel
     return True
 
 
+def is_replaceable(folder: Path) -> bool:
+    """Return whether a folder holds a run that has written no answer yet: a start that failed, for instance."""
+    made = [path for path in folder.glob("iteration-[1-9]*/**/*") if path.is_file() and path.name[0] != "."]
+    answered = (folder / "ledger.jsonl").exists() or any(path.name != "run.json" for path in made)
+    return (folder / "run.json").is_file() and not answered
+
+
 def one_engine(folder: Path, load: Load) -> Load:
     """Return `load` for a run: it raises DataError for another engine, or dtype, than that the run began with.
 
@@ -245,7 +288,7 @@ def one_engine(folder: Path, load: Load) -> Load:
         dtype = re.search(r" \(\w+\)$", engine.model)
         here = type(engine).__name__ + (dtype[0] if dtype else "")
         run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        if "engine" not in run:
+        if "engine" not in run or is_replaceable(folder):
             write_json(folder / "run.json", run | {"engine": here})
         elif run["engine"] != here:
             raise DataError(
@@ -276,12 +319,13 @@ def plan(
 ) -> Iterator[str]:
     """Yield, line by line, what `self_reward` would do and what of it is done.
 
-    Raises DataError where `out` holds another run.
+    Raises DataError where `out` holds another run, and for what `check` finds.
     """
     from augment.self_gold import decided
     from augment.self_iteration import steps_of, teaches
 
     gold = None if gold is None else decided(gold)
+    check(prompts, model, how, Path(out), gold)
     is_begun(Path(out), prompts, str(model), how, gold)
     n = how.new_prompts or len(prompts)
     n_candidates = n * how.sampling(1).n

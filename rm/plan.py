@@ -122,6 +122,13 @@ def plan(
         return _plan(pairs, config, model, watched)
 
 
+def check_training(config: RewardConfig) -> None:
+    """Raise DataError where `train` would refuse a config or its base model whatever the data; loads no weights."""
+    check_watched(config, None)
+    check_reports(config)
+    _outline(config)
+
+
 def _outline(config: RewardConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model that is trained, its parameters on the device "meta", and its tokenizer."""
     path = resolve(config.model)

@@ -223,6 +223,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_ledger_and_labels(wor
 
 def test_a_folder_of_another_run_is_left_alone(tmp_path):
     claim(tmp_path / "run", {"options": 1, "pairs": "x"}, resume=False)
+    (tmp_path / "run" / "iteration-0" / "rm").mkdir(parents=True)
     with pytest.raises(DataError, match="holds this run already"):
         claim(tmp_path / "run", {"options": 1, "pairs": "x"}, resume=False)
     with pytest.raises(DataError, match="other pairs"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,13 +135,12 @@ def test_groups_that_share_a_prompt_are_one_so_that_no_part_is_labelled_by_a_mod
     assert whole.pairs.groups.tolist() == pairs.groups.tolist()
 
 
-def test_a_base_that_knows_the_prompts_is_refused_or_warned_of(make_pairs, tmp_path):
+def test_a_base_that_knows_the_prompts_is_refused_or_warned_of(make_pairs, tiny, tmp_path):
     rows = [([{"role": "user", "content": f"Why {i}?"}], f"one {i}", f"two {i}") for i in range(12)]
     pairs = make_pairs(rows, [float(i % 2) for i in range(12)])
     train, test = pairs.take(range(8)), pairs.take(range(8, 12))
-    base = tmp_path / "rm"
-    base.mkdir()
-    options = EvolveOptions(config=replace(CONFIG, model=str(base)), gold=4, iterations=1)
+    base = Path(shutil.copytree(tiny, tmp_path / "rm"))
+    options = EvolveOptions(config=replace(CONFIG, model=str(base), max_length=48), gold=4, iterations=1)
 
     def knows(some):
         write_hashes(base / TRAIN_PROMPTS, [prompt_id(turns) for turns in some.table["prompt"].to_pylist()])
@@ -205,7 +206,8 @@ def test_a_status_that_wants_more_pairs_than_there_are_is_refused(pairs):
 @UNJUDGED
 @pytest.mark.parametrize("n", range(1, 40))
 @pytest.mark.parametrize("epochs", [0.5, 1.0, 2.0, 3.0])
-def test_a_plan_counts_no_fewer_steps_than_a_training_takes(n, epochs, make_pairs):
+def test_a_plan_counts_no_fewer_steps_than_a_training_takes(n, epochs, make_pairs, monkeypatch):
+    monkeypatch.setattr("rm.plan.check_training", lambda config: None)  # the same for all
     rows = [([{"role": "user", "content": f"Why {i}?"}], f"one {i}", f"two {i}") for i in range(n + 3)]
     pairs = make_pairs(rows, [1.0, 0.0, *[None] * (n + 1)])
     config = replace(CONFIG, max_steps=None, epochs=epochs, batch_size=4)
@@ -229,6 +231,60 @@ def test_what_a_loop_is_given_is_named_where_it_is_something_else(pairs, tmp_pat
         EvolveOptions(RewardConfig("minilm", seed=7), gold=4)
     assert EvolveOptions(RewardConfig("minilm", seed=7), gold=4, seed=7).trainer(0).seed == 7
     assert not list(tmp_path.iterdir())
+
+
+@UNJUDGED
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "no/such/base"}, "model 'no/such/base' cannot be read as a directory or from the hub"),
+        ({"max_length": 65}, "max_length is 65, but model .* has positions for 64 tokens"),
+        ({"eval_steps": 3}, "eval_steps without held-out pairs do nothing; pass eval_share"),
+        ({"freeze_layers": 3}, "freeze_layers is 3, but the model has 2 layers"),
+        ({"report_to": "nowhere"}, "nothing is called 'nowhere'"),
+    ],
+)
+def test_what_the_first_training_would_refuse_is_refused_by_the_plan_and_before_anybody_votes(
+    change, words, pairs, tiny, tmp_path
+):
+    voter = scoring_function(name="mine")(lambda prompt, response: pytest.fail("it was asked"))
+    config = replace(CONFIG, **{"model": tiny, "max_length": 48} | change)
+    for run in (plan, lambda *given, voters: evolve(given[0], tmp_path / "run", given[1], voters=voters)):
+        with pytest.raises(DataError, match=words):
+            run(pairs, EvolveOptions(config=config, iterations=1), voters=[voter])
+    assert not (tmp_path / "run").exists()
+
+
+def begun(run, *made):
+    """The folder of a run that has made these folders, a file in each."""
+    claim(run, {"options": 1, "pairs": "x"}, resume=False)
+    for name in made:
+        (run / name).mkdir(parents=True)
+        (run / name / "file").touch()
+    return run
+
+
+@pytest.mark.parametrize("made", [(), ("iteration-0/kept", "iteration-0/rm.checkpoints", "iteration-0/.rm.7.part")])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_in_which_nothing_was_trained_is_taken_over_by_any_run(made, resume, tmp_path):
+    run = begun(tmp_path / "run", *made)
+    claim(run, {"options": 2, "pairs": "x"}, resume)
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+    claim(run, {"options": 2, "pairs": "x"}, False)
+    (run / "iteration-0" / "kept").mkdir(parents=True)
+    claim(run, {"options": 2, "pairs": "x"}, True)
+    assert (run / "iteration-0" / "kept").is_dir()
+
+
+@pytest.mark.parametrize(
+    "made", ["iteration-0/rm", "iteration-0/rm.checkpoints/checkpoint-2", "iteration-1/folds", "notes"]
+)
+def test_a_folder_in_which_something_was_trained_or_is_not_ours_is_not_taken_over(made, tmp_path):
+    run = begun(tmp_path / "run", made)
+    for resume in (False, True):
+        with pytest.raises(DataError, match="holds a run with other options"):
+            claim(run, {"options": 2, "pairs": "x"}, resume)
+    assert (run / made / "file").is_file()
 
 
 def test_a_models_folder_is_no_run(tmp_path):

@@ -96,12 +96,14 @@ def test_a_runs_base_model_is_known_by_its_weights_and_pairs_by_their_groups_too
         return stated(given, options, None, None)
 
     claim(tmp_path / "run", known(tmp_path / "a" / "rm"), resume=False)
+    (tmp_path / "run" / "iteration-0" / "rm").mkdir(parents=True)
     with pytest.raises(DataError, match="holds a run with other model; expected"):
         claim(tmp_path / "run", known(tmp_path / "b" / "rm"), resume=True)
     regrouped = replace(pairs, table=pairs.table.set_column(
         pairs.table.column_names.index("group"), "group", [["one"] * len(pairs)]
     ))  # fmt: skip
     claim(tmp_path / "other", known(), resume=False)
+    (tmp_path / "other" / "iteration-0" / "rm").mkdir(parents=True)
     with pytest.raises(DataError, match="with other pairs; expected"):
         claim(tmp_path / "other", known(given=regrouped), resume=True)
 

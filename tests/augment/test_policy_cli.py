@@ -62,7 +62,10 @@ def test_a_method_brings_the_settings_of_its_paper() -> None:
 
 
 def test_a_dry_run_says_what_would_be_done(prompts, policy_folder, tmp_path, capsys) -> None:
-    assert run("self-reward", prompts, "-o", tmp_path / "run", "--model", policy_folder, "--dry-run") == 0
+    given = ("self-reward", prompts, "-o", tmp_path / "run", "--model", policy_folder, "--dry-run")
+    assert run(*given) == 2  # it holds 512 tokens, all of which the answer would take
+    assert "ask for shorter answers" in capsys.readouterr().err
+    assert run(*given, "--max-tokens", "100") == 0
     assert "srlm: 2 iterations of 3 prompts, 12 candidates, 36 grades" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 

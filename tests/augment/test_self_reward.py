@@ -118,22 +118,22 @@ def test_settings_that_cannot_work_are_refused() -> None:
         begin(Path("run"), PROMPTS, "tiny", replace(CREAM, base="tiny"))
 
 
-def test_a_plan_says_what_is_to_be_done_and_writes_nothing(tmp_path) -> None:
-    lines = list(plan(PROMPTS, "m", replace(SRLM, iterations=2), tmp_path / "run"))
+def test_a_plan_says_what_is_to_be_done_and_writes_nothing(policy_folder, tmp_path) -> None:
+    lines = list(plan(PROMPTS, policy_folder, replace(SRLM, iterations=2), tmp_path / "run"))
     assert lines[0] == "srlm: 2 iterations of 4 prompts, 12 candidates, 24 grades"
     assert "to do candidates.parquet, scores.parquet, pairs.parquet, model" in lines[2]
     assert not (tmp_path / "run").exists()
 
 
-def test_a_plan_knows_the_run_it_finds_and_all_of_its_steps(tmp_path, six_pairs) -> None:
+def test_a_plan_knows_the_run_it_finds_and_all_of_its_steps(policy_folder, tmp_path, six_pairs) -> None:
     how = replace(SRLM, new_prompts=2)
-    begin(tmp_path, PROMPTS, "m", how, decided(six_pairs))  # as a run does: ties say nothing
+    begin(tmp_path, PROMPTS, str(policy_folder), how, decided(six_pairs))  # as a run does: ties say nothing
     (tmp_path / "iteration-1").mkdir()
     (tmp_path / "iteration-1" / "gold.json").touch()
-    lines = list(plan(PROMPTS, "m", how, tmp_path, six_pairs))
+    lines = list(plan(PROMPTS, policy_folder, how, tmp_path, six_pairs))
     assert "done gold.json; to do prompts.parquet, candidates.parquet, scores.parquet" in lines[1]
     with pytest.raises(DataError, match="holds a run with other method"):
-        list(plan(PROMPTS, "m", replace(CREAM, new_prompts=2), tmp_path, six_pairs))
+        list(plan(PROMPTS, policy_folder, replace(CREAM, new_prompts=2), tmp_path, six_pairs))
 
 
 @pytest.mark.slow
@@ -233,13 +233,16 @@ def test_policy_and_base_are_asked_about_the_same_tokens_whatever_the_base_has_f
         ([*PROMPTS, [{"role": "user", "content": ""}]], {}, "prompt 4 is .* expected turns"),
         ([[{"role": "system", "content": "Hi"}]], {"new_prompts": 1}, "prompt 0 has no user turn with a text"),
         ([], {}, "there are no prompts"),
+        (PROMPTS, {"candidates": replace(FEW, max_tokens=600)}, "holds 512 tokens, too few .* ask for shorter answers"),
+        (PROMPTS, {"candidates": replace(FEW, max_tokens=512), "new_prompts": 2}, "holds 512 tokens, too few"),
     ],
 )
 def test_what_a_run_would_fail_on_later_is_told_before_it_writes_anything(
     policy_folder, tmp_path, prompts, change, words
 ) -> None:
-    with pytest.raises(DataError, match=words):
-        self_reward(prompts, policy_folder, replace(CREAM, **change), tmp_path / "run")
+    for run in (self_reward, lambda *given: list(plan(*given))):
+        with pytest.raises(DataError, match=words):
+            run(prompts, policy_folder, replace(CREAM, **change), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -256,8 +259,9 @@ def test_gold_that_the_model_does_not_hold_is_told_before_it_writes(policy_folde
 
 
 def test_a_model_that_is_none_is_told_before_anything_is_written(tmp_path) -> None:
-    with pytest.raises(DataError, match="no/such/model: expected a causal language model"):
-        self_reward(PROMPTS, "no/such/model", CREAM, tmp_path / "run")
+    for run in (self_reward, lambda *given: list(plan(*given))):
+        with pytest.raises(DataError, match="no/such/model: expected a causal language model"):
+            run(PROMPTS, "no/such/model", CREAM, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -17,7 +17,7 @@ from augment.generate import RUN
 from augment.implicit_rewards import ResponseLogProbs
 from augment.models import CHUNKS
 from augment.policies import load_policy
-from augment.self_reward import SelfReward, begin, plan, policy_of, self_reward
+from augment.self_reward import SelfReward, begin, one_engine, plan, policy_of, self_reward
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import replacing
 from labeling.llm import Completion, Sampling
@@ -265,6 +265,13 @@ def test_a_run_goes_on_with_the_engine_and_the_dtype_it_began_with_alone(chain, 
     assert len(ledger) == 2
 
 
+def test_another_engine_may_begin_where_the_first_has_answered_nothing(tmp_path) -> None:
+    begin(tmp_path, PROMPTS, "m", HOW)
+    for engine in (Model(tmp_path, []), served(None)):
+        one_engine(tmp_path, lambda _, engine=engine: engine)(tmp_path)
+    assert json.loads((tmp_path / "run.json").read_text())["engine"] == "Served"
+
+
 @dataclass(frozen=True, eq=False)
 class Served(VLLMEngine):
     """The same by way of vLLM."""
@@ -329,14 +336,35 @@ def weights(folder, content):
     return folder
 
 
+def begin_and_answer(run, model, how):
+    """Begin a run, and have it answer a prompt: from then on its folder is its own."""
+    begin(run, PROMPTS, model, how)
+    (run / "iteration-1" / "candidates.parquet.parts").mkdir(parents=True)
+    (run / "iteration-1" / "candidates.parquet.parts" / "000000.parquet").touch()
+
+
+def test_a_folder_in_which_nothing_was_answered_is_taken_over_by_any_run(tmp_path) -> None:
+    run = tmp_path / "run"
+    begin(run, PROMPTS, "mine/model", SelfReward())
+    start, parts = run / "iteration-0" / "model", run / "iteration-1" / "candidates.parquet.parts"
+    for folder in (start, parts):
+        folder.mkdir(parents=True)
+        (folder / "run.json").touch()
+    begin(run, PROMPTS, "mine/model", SelfReward(iterations=3))
+    assert start.is_dir()
+    begin(run, PROMPTS, "yours/model", SelfReward())
+    assert json.loads((run / "run.json").read_text())["model"] == "yours/model"
+    assert [path.name for path in run.iterdir()] == ["run.json"]
+
+
 def test_a_run_knows_its_models_by_what_is_in_them_not_by_the_names_of_folders(tmp_path) -> None:
     ours, other = weights(tmp_path / "a" / "model", b"one"), weights(tmp_path / "b" / "model", b"two")
-    begin(tmp_path / "run", PROMPTS, str(ours), SelfReward())
+    begin_and_answer(tmp_path / "run", str(ours), SelfReward())
     begin(tmp_path / "run", PROMPTS, str(shutil.copytree(ours, tmp_path / "moved")), SelfReward())
     with pytest.raises(DataError, match=r"a run with other model \(model is \w{12} there and \w{12} here\)"):
         begin(tmp_path / "run", PROMPTS, str(other), SelfReward())
     based = SelfReward("cream", base=str(other))
-    begin(tmp_path / "cream", PROMPTS, str(ours), based)
+    begin_and_answer(tmp_path / "cream", str(ours), based)
     third = weights(tmp_path / "c" / "model", b"three")
     with pytest.raises(DataError, match="holds a run with other base"):
         begin(tmp_path / "cream", PROMPTS, str(ours), replace(based, base=str(third)))
@@ -345,13 +373,13 @@ def test_a_run_knows_its_models_by_what_is_in_them_not_by_the_names_of_folders(t
 
 
 def test_models_on_the_hub_are_known_by_their_whole_name(tmp_path) -> None:
-    begin(tmp_path / "run", PROMPTS, "mine/model", SelfReward())
+    begin_and_answer(tmp_path / "run", "mine/model", SelfReward())
     with pytest.raises(DataError, match=r"model is mine/model there and yours/model here"):
         begin(tmp_path / "run", PROMPTS, "yours/model", SelfReward())
 
 
 def test_a_run_of_other_settings_says_which_and_what_they_were(tmp_path) -> None:
-    begin(tmp_path / "run", PROMPTS, "m", SelfReward())
+    begin_and_answer(tmp_path / "run", "m", SelfReward())
     changed = SelfReward(iterations=3, training=PolicyConfig(beta=0.2))
     with pytest.raises(DataError, match=r"other training\.beta \(training\.beta is 0\.1 there and 0\.2 here\)"):
         begin(tmp_path / "run", PROMPTS, "m", changed)
