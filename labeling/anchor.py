@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labeling.antisymmetric import fit_logistic, log_evidence, predictive_factor, sigmoid
+from labeling.evidence import TYPICAL_SCORE
 from labeling.folds import group_folds, row_folds
 from labeling.metrics import log_loss
 
@@ -27,8 +28,6 @@ PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0)
 """Candidate ridge penalties on what a voter adds to the consensus, in pairs times squared log-odds."""
 FACTOR_PULL = 2.0
 """Pull of the factors of the consensus towards what they are without gold, and of the intercept towards 0."""
-TYPICAL_SCORE = 0.8
-"""Mean size of a normal score."""
 UNTOUCHED = (0.2, 0.9)
 """Probability, before any gold is seen, that the consensus needs no correction: with trust 0, and with trust 1."""
 SCALED = 0.2

@@ -14,6 +14,8 @@ FloatArray = npt.NDArray[np.float64]
 
 MAX_SCORE = 3.0
 """Largest normal score: one margin in 370 is farther out."""
+TYPICAL_SCORE = 0.8
+"""Mean size of a normal score."""
 LEVELS = np.linspace(0.0, 1.0, 65)
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
+from labeling.evidence import TYPICAL_SCORE
 from labeling.latent_class import SIGNS, LatentClass, Structure, scales, unpack
 
 FloatArray = npt.NDArray[np.float64]
@@ -18,8 +19,6 @@ MAX_STEPS = 1000
 """Steps after which a fit is given up as it is."""
 TYPICAL_WEIGHT = 0.8
 """Weight a voter is assumed to have before any agreement is seen, in log-odds: accuracy 0.69."""
-TYPICAL_STRENGTH = 0.8
-"""Mean size of a normal score."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,7 @@ def _likelier_side(vector: FloatArray, structure: Structure, prior: tuple[FloatA
 
     def penalty(of: FloatArray) -> float:
         away = of - centre
-        away[list(structure.sloped)] += TYPICAL_STRENGTH * of[structure.n_voters :][: len(structure.sloped)]
+        away[list(structure.sloped)] += TYPICAL_SCORE * of[structure.n_voters :][: len(structure.sloped)]
         return float(precision @ away**2)
 
     for exchanged in _exchanges(structure):

@@ -45,21 +45,26 @@ class SharedFactor:
     noise: FloatArray
     """Shape (m,): d, variances."""
     difficulty: str = "alike"
-    """How pairs differ in difficulty: "alike", or, where nothing is shared but y (b = 0), one of `DIFFICULTIES`."""
+    """How pairs differ in difficulty: "alike", or, where nothing confounds, one of `DIFFICULTIES`."""
+
+    @property
+    def confounded(self) -> bool:
+        """Whether the voters share more than y: b is not 0."""
+        return bool(self.shared.any())
 
     def log_odds(self, scores: FloatArray) -> FloatArray:
         """Return log P(y = +1 | scores) - log P(y = -1 | scores), shape (n,); scores (n, m), 0 = none."""
         signal, shared, spread, overlap, power = _sums(self, scores)
-        lean, left = signal - overlap * shared / (1 + spread), power - overlap**2 / (1 + spread)
-        return log_odds(self.difficulty, lean, left)
+        lean, rest = signal - overlap * shared / (1 + spread), power - overlap**2 / (1 + spread)
+        return log_odds(self.difficulty, lean, rest)
 
     def log_density(self, scores: FloatArray) -> FloatArray:
         """Return the log of the mixture density of each row of scores (n, m), shape (n,)."""
         signal, shared, spread, overlap, power = _sums(self, scores)
         squares = _added(scores**2, 1 / self.noise) - shared**2 / (1 + spread)
         logs = _added((scores != 0).astype(np.float64), np.log(2 * np.pi * self.noise))
-        lean, left = signal - overlap * shared / (1 + spread), power - overlap**2 / (1 + spread)
-        result: FloatArray = log_mean(self.difficulty, lean, left) - (squares + logs + np.log1p(spread)) / 2
+        lean, rest = signal - overlap * shared / (1 + spread), power - overlap**2 / (1 + spread)
+        result: FloatArray = log_mean(self.difficulty, lean, rest) - (squares + logs + np.log1p(spread)) / 2
         return result
 
 
@@ -141,6 +146,7 @@ def _height(model: SharedFactor, scores: FloatArray) -> float:
 
 
 def _plausibility(model: SharedFactor) -> float:
+    """Return the log of how likely its signals are before any score is seen, but for a constant."""
     mean, deviation = TYPICAL_SIGNAL
     return float(-(((model.signal - mean) / deviation) ** 2).sum() / 2)
 
@@ -208,7 +214,7 @@ def improved(model: SharedFactor, scores: FloatArray, iterations: int) -> tuple[
     Without a confounder a y is taken for normal, which is to fit second moments: they hold whatever a is.
     """
     given = (scores != 0).astype(np.float64)
-    n, alone = given.sum(axis=0), not model.shared.any()
+    n, alone = given.sum(axis=0), not model.confounded
     difficulty, model = model.difficulty, replace(model, difficulty="half-normal" if alone else model.difficulty)
     last = -np.inf
     for _ in range(iterations):

@@ -55,7 +55,7 @@ def in_words(
 def _structure(consensus: Consensus, names: Sequence[str]) -> str:
     model = consensus.model
     if isinstance(model, SharedFactor):
-        shared = "a confounder" if model.shared.any() else "nothing but the preference"
+        shared = "a confounder" if model.confounded else "nothing but the preference"
         differing = "" if model.difficulty == "alike" else "; pairs of differing difficulty"
         return f"margins that share {shared}{differing}"
     parts = [f"copies of a common source: {', '.join(names[j] for j in block)}" for block in model.structure.blocks]
@@ -74,7 +74,7 @@ def _assumption(consensus: Consensus, calibration: Calibration | None, max_logit
         f"never surer than {1 / (1 + np.exp(-max_logit)):.3f} (agreement is explained up to {consensus.misfit:.3f})"
     )
     if calibration is None:
-        if isinstance(consensus.model, SharedFactor) and not consensus.model.shared.any():
+        if isinstance(consensus.model, SharedFactor) and not consensus.model.confounded:
             turned = "whatever margins share is taken for the preference; "
         elif isinstance(consensus.model, SharedFactor):
             turned = "which of two things that margins share is the preference follows from their shape alone; "
