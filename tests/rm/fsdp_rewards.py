@@ -16,7 +16,8 @@ from rm.steps import pair_rewards
 def counted(*args: Any) -> tuple[torch.Tensor, torch.Tensor]:
     chosen, rejected = pair_rewards(*args)
     rewards = torch.cat([chosen, rejected]).detach()
-    print("rounded", int((rewards == rewards.bfloat16()).sum()), "of", len(rewards), flush=True)
+    sys.stdout.write(f"rounded {int((rewards == rewards.bfloat16()).sum())} of {len(rewards)};\n")  # in one piece
+    sys.stdout.flush()
     return chosen, rejected
 
 
