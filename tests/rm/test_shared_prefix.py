@@ -88,20 +88,22 @@ def plain(model: PreTrainedModel, groups: Groups) -> torch.Tensor:
 def gradients(model: PreTrainedModel, rewards: torch.Tensor) -> torch.Tensor:
     """Of a loss to which every reward contributes differently."""
     model.zero_grad()
-    (rewards * torch.linspace(-1, 2, len(rewards))).sum().backward()
+    (rewards * torch.linspace(-1, 2, len(rewards), device=rewards.device)).sum().backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def largest_differences(name: str, row: Callable[[Groups], PackedRow], attention: str) -> tuple[float, float]:
-    """Of rewards, and of gradients relative to the largest gradient, between the plain and the packed path."""
+def largest_differences(
+    name: str, row: Callable[[Groups], PackedRow], attention: str, device: str = "cpu"
+) -> tuple[float, float]:
+    """Of rewards, and of gradients relative to the largest, between the plain path (CPU) and the packed one."""
     model, groups = model_of(name), groups_of()
     expected = plain(model, groups)
     expected_gradients = gradients(model, expected)
-    accept_packed(model, attention)
-    rewards = packed_rewards(model, row(groups))
-    differences = (rewards - expected).detach().abs().max() / expected.detach().std()
+    accept_packed(model.to(device), attention)
+    rewards = packed_rewards(model, row(groups).to(device))
+    differences = (rewards.cpu() - expected).detach().abs().max() / expected.detach().std()
     scale = expected_gradients.abs().max()
-    return float(differences), float((gradients(model, rewards) - expected_gradients).abs().max() / scale)
+    return float(differences), float((gradients(model, rewards).cpu() - expected_gradients).abs().max() / scale)
 
 
 def packed(name: str) -> Callable[[Groups], PackedRow]:
@@ -114,6 +116,14 @@ def test_packed_rewards_and_gradients_are_those_of_the_plain_path(name: str, att
     rewards, grads = largest_differences(name, packed(name), attention)
     assert rewards < TOLERANCE
     assert grads < TOLERANCE
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="flex attention runs on a GPU, and there is none")
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+def test_on_a_gpu_flex_attention_gives_what_the_plain_path_gives_on_the_cpu(name: str) -> None:
+    rewards, grads = largest_differences(name, packed(name), rm.shared_prefix.ATTENTION, "cuda")
+    assert rewards < 10 * TOLERANCE
+    assert grads < 10 * TOLERANCE
 
 
 @pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
