@@ -46,6 +46,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from augment.demo import MAX_TEST_PAIRS, REWARD_CONFIG, TEST_SHARE
 from augment.evolve import Evolved, evolve, stated
@@ -234,6 +235,8 @@ class Cell:
         return {name: row[f"test_{name}"] for name in ("n", "accuracy", "log_loss", "ece")}
 
     def note(self, arm: str, row: dict[str, Any]) -> None:
+        if torch.cuda.is_available():
+            row = row | {"device": torch.cuda.get_device_name()}
         with LOCK.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             known = rows()

@@ -2,10 +2,10 @@
 
     python benchmarks/train_rm.py MODEL_FOLDER PAIRS.parquet --name smollm2_hh --steps 4 --repeats 3
 
-Both start from the same weights, head included, and see the same pairs in the same order in steps of 8, in float32 with
-the same AdamW; pairs above --max-length tokens are left out beforehand, since TRL drops them. The first step is not
-timed: it pays for what is set up once. Every run is a process of its own; runs alternate. Results go to
-data/bench/train_rm.json under --name.
+Both start from the same weights, head included, and see the same pairs in the same order in steps of --batch, in
+float32 (--bf16: under bfloat16's autocast) with the same AdamW, on the GPU where there is one; pairs above --max-length
+tokens are left out beforehand, since TRL drops them. The first steps (--untimed) are not timed: they pay for what is
+set up once. Every run is a process of its own; runs alternate. Results go to data/bench/train_rm.json under --name.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 RESULTS = Path(__file__).resolve().parent.parent / "data" / "bench" / "train_rm.json"
-BATCH = 8
 VARIANTS = ("ours", "trl", "trl_without_checkpointing")
 
 
@@ -37,6 +37,9 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--untimed", type=int, default=1)
+    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--learning-rate", type=float, default=1e-5)
     parser.add_argument("--run", choices=VARIANTS, help=argparse.SUPPRESS)
@@ -59,7 +62,6 @@ def prepare(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
-    import torch
 
     from labeling.pairs import MESSAGES
     from rm.config import RewardConfig
@@ -87,9 +89,9 @@ def prepare(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     config = RewardConfig(str(folder / "model"), max_length=1 << 20)
     lengths = training_pairs([write(ordered, "all.parquet")], tokenizer, config, folder / "tokens").lengths
     short = np.flatnonzero(lengths[:, :2].max(axis=1) <= options.max_length)
-    chosen = np.random.default_rng(0).permutation(short)[: BATCH * options.steps]
+    chosen = np.random.default_rng(0).permutation(short)[: options.batch * options.steps]
     write([ordered[i] for i in chosen], "pairs.parquet")
-    longest = lengths[chosen, :2].max(axis=1).reshape(options.steps, BATCH)
+    longest = lengths[chosen, :2].max(axis=1).reshape(options.steps, options.batch)
     return {
         "padded": float(2 * longest.max(axis=1).mean()),
         "apart": float(lengths[chosen, :2].sum(axis=1).mean()),
@@ -99,7 +101,9 @@ def prepare(options: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 def child(options: argparse.Namespace, folder: Path, variant: str) -> dict[str, Any]:
     command = [sys.executable, __file__, str(folder / "model"), str(folder / "pairs.parquet"), "--name", options.name]
-    settings = ["--steps", options.steps, "--max-length", options.max_length, "--learning-rate", options.learning_rate]
+    named = ("steps", "max_length", "learning_rate", "batch", "untimed")
+    settings = [word for name in named for word in (f"--{name.replace('_', '-')}", vars(options)[name])]
+    settings += ["--bf16"] * options.bf16
     done = subprocess.run(
         [*command, *map(str, settings), "--run", variant], capture_output=True, text=True, check=False
     )
@@ -113,25 +117,41 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train as one variant does and return what it took."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = ours(options, Path(folder)) if options.run == "ours" else trl(options, Path(folder))
-        clock = Clock()
+        clock = Clock(options.untimed)
         trainer.add_callback(clock)
         trainer.train()
     return {
         "wall_s": clock.wall_s,
         "cpu_s": clock.cpu_s,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "first_s": clock.first_s,
+        "peak_mib": clock.peak_mib(),
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
     }
 
 
 class Clock(TrainerCallback):  # type: ignore[misc]
-    """Wall and CPU seconds from the end of the first step to the end of the last."""
+    """Wall and CPU seconds from the end of the last untimed step to the end of the last, and wall seconds before."""
+
+    def __init__(self, untimed: int) -> None:
+        self.untimed = untimed
+        self.begin = self.start = self.now()
+
+    def now(self) -> tuple[float, float]:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter(), sum(os.times()[:4])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        now = time.perf_counter(), sum(os.times()[:4])
-        if state.global_step == 1:
-            self.start = now
+        now = self.now()
+        if state.global_step <= self.untimed:
+            self.start, self.first_s = now, now[0] - self.begin[0]
         self.wall_s, self.cpu_s = (b - a for a, b in zip(self.start, now, strict=True))
+
+    def peak_mib(self) -> float:
+        """Of the GPU's memory where there is one (what torch gave out), else of the process's."""
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def ours(options: argparse.Namespace, folder: Path) -> Any:
@@ -142,8 +162,8 @@ def ours(options: argparse.Namespace, folder: Path) -> Any:
     from rm.trainer import PairTrainer, prepare
 
     config = RewardConfig(
-        options.model, max_length=options.max_length, batch_size=BATCH, learning_rate=options.learning_rate,
-        warmup_share=0.0, bf16=False, max_steps=options.steps,
+        options.model, max_length=options.max_length, batch_size=options.batch,
+        learning_rate=options.learning_rate, warmup_share=0.0, bf16=options.bf16, max_steps=options.steps,
     )  # fmt: skip
     model, tokenizer = load_base(options.model, options.max_length)
     prepare(model, config)
@@ -167,8 +187,9 @@ def trl(options: argparse.Namespace, folder: Path) -> Any:
     from trl import RewardConfig, RewardTrainer
 
     arguments = RewardConfig(
-        output_dir=str(folder), max_length=options.max_length, per_device_train_batch_size=BATCH,
-        learning_rate=options.learning_rate, max_steps=options.steps, bf16=False, use_cpu=True, logging_steps=1,
+        output_dir=str(folder), max_length=options.max_length, per_device_train_batch_size=options.batch,
+        learning_rate=options.learning_rate, max_steps=options.steps, bf16=options.bf16,
+        use_cpu=not torch.cuda.is_available(), logging_steps=1,
         save_strategy="no", report_to="none", disable_tqdm=True, train_sampling_strategy="sequential",
         gradient_checkpointing=options.run == "trl",
     )  # fmt: skip
@@ -183,21 +204,26 @@ def trl(options: argparse.Namespace, folder: Path) -> Any:
 
 
 def write(options: argparse.Namespace, tokens: dict[str, float], runs: dict[str, list[dict[str, Any]]]) -> None:
+    taken = ("wall_s", "cpu_s", "peak_mib", "first_s")
     median = {
-        variant: {key: statistics.median(run[key] for run in found) for key in ("wall_s", "cpu_s", "peak_mib")}
-        for variant, found in runs.items()
+        variant: {key: statistics.median(run[key] for run in found) for key in taken} for variant, found in runs.items()
     }
     ratios = {
         f"{key}_{variant}": [theirs[key] / mine[key] for theirs, mine in zip(runs[variant], runs["ours"], strict=True)]
         for variant in VARIANTS[1:]
         for key in ("wall_s", "cpu_s", "peak_mib")
     }
-    from rm.trainer import CPU_TOKEN_BUDGET
+    from rm.trainer import CPU_TOKEN_BUDGET, GPU_TOKEN_BUDGET
+
+    gpu = torch.cuda.is_available()
 
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     results[options.name] = {
-        "pairs": Path(options.pairs).name, "steps": options.steps, "batch": BATCH, "repeats": options.repeats,
-        "max_length": options.max_length, "dtype": "float32", "token_budget": CPU_TOKEN_BUDGET,
+        "pairs": Path(options.pairs).name, "steps": options.steps, "batch": options.batch, "repeats": options.repeats,
+        "untimed": options.untimed, "max_length": options.max_length,
+        "dtype": "bfloat16" if options.bf16 else "float32",
+        "token_budget": GPU_TOKEN_BUDGET if gpu else CPU_TOKEN_BUDGET, "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
         "tokens_a_pair": tokens, "median": median,
         "ratio_to_ours": {name: {"median": statistics.median(found), "all": found} for name, found in ratios.items()},
         "losses": {variant: found[0]["losses"] for variant, found in runs.items()},
