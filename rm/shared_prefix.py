@@ -33,6 +33,8 @@ STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 BLOCK = 128
 """Tokens a side of flex attention's blocks."""
 FLEX_HEAD_DIMS = (16, 32, 64, 128, 256)
+FLEX_TOKENS = 1024
+"""Tokens of a row from which flex attention is worth compiling: that takes half a minute, once a process."""
 
 
 def cannot_pack(model: PreTrainedModel, max_length: int) -> str | None:
@@ -141,7 +143,7 @@ def _attention_inputs(
     if model.config._attn_implementation != ATTENTION:
         seen = sees(trees, causal, device)
         return {"attention_mask": torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, -torch.inf)}
-    if device.type == "cuda" and _head_dim(model) in FLEX_HEAD_DIMS:
+    if takes_flex(model, sum(tree.n_tokens for tree in trees), device):
         return {"attention_mask": block_mask(trees, causal, device)}
     masks = tuple(
         torch.ones(rest, tree.prefix + rest, dtype=torch.bool, device=device).tril(tree.prefix) if tree.prefix else None
@@ -152,9 +154,11 @@ def _attention_inputs(
     return {"attention_mask": unused, "layout": _Layout(trees, masks, causal)}
 
 
-def _head_dim(model: PreTrainedModel) -> int:
+def takes_flex(model: PreTrainedModel, n_tokens: int, device: torch.device) -> bool:
+    """Return whether a row of a packable model is left to flex attention, and not attended to tree by tree."""
     config = model.config.get_text_config()
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return device.type == "cuda" and n_tokens >= FLEX_TOKENS and head_dim in FLEX_HEAD_DIMS
 
 
 def _numbered(trees: tuple[Tree, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

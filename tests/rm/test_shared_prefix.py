@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn.attention.flex_attention import create_block_mask
+import transformers.integrations.flex_attention
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForSequenceClassification,
@@ -37,6 +39,7 @@ from rm.shared_prefix import (
     packed_rewards,
     score_packed,
     sees,
+    takes_flex,
 )
 
 SIZES = {
@@ -93,10 +96,10 @@ def gradients(model: PreTrainedModel, rewards: torch.Tensor) -> torch.Tensor:
 
 
 def largest_differences(
-    name: str, row: Callable[[Groups], PackedRow], attention: str, device: str = "cpu"
+    name: str, row: Callable[[Groups], PackedRow], attention: str, device: str = "cpu", groups: Groups | None = None
 ) -> tuple[float, float]:
     """Of rewards, and of gradients relative to the largest, between the plain path (CPU) and the packed one."""
-    model, groups = model_of(name), groups_of()
+    model, groups = model_of(name), groups_of() if groups is None else groups
     expected = plain(model, groups)
     expected_gradients = gradients(model, expected)
     accept_packed(model.to(device), attention)
@@ -118,12 +121,56 @@ def test_packed_rewards_and_gradients_are_those_of_the_plain_path(name: str, att
     assert grads < TOLERANCE
 
 
+@pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
+def test_flex_attention_gives_the_rewards_of_the_plain_path(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and not compiled, which is what it can do on a CPU."""
+
+    def uncompiled(*inputs: torch.Tensor, training: bool = False, **options: Any) -> Any:
+        taken.append(options["block_mask"])
+        return flex_attention(*inputs, **options)
+
+    taken: list[BlockMask] = []
+    monkeypatch.setattr(rm.shared_prefix, "takes_flex", lambda *_: True)
+    monkeypatch.setattr(transformers.integrations.flex_attention, "compile_friendly_flex_attention", uncompiled)
+    model, groups = model_of(name), groups_of()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
+        expected = plain(model, groups)
+        accept_packed(model)
+        rewards = packed_rewards(model, packed(name)(groups))
+    assert len(taken) == 2  # layers
+    torch.testing.assert_close(rewards, expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flex attention runs on a GPU, and there is none")
 @pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
 def test_on_a_gpu_flex_attention_gives_what_the_plain_path_gives_on_the_cpu(name: str) -> None:
-    rewards, grads = largest_differences(name, packed(name), rm.shared_prefix.ATTENTION, "cuda")
+    groups = [group for seed in range(12) for group in groups_of(seed)]
+    n_tokens = sum(tree.n_tokens for tree in packed(name)(groups).trees)
+    assert takes_flex(model_of(name), n_tokens, torch.device("cuda"))
+    rewards, grads = largest_differences(name, packed(name), rm.shared_prefix.ATTENTION, "cuda", groups)
     assert rewards < 10 * TOLERANCE
     assert grads < 10 * TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "head_dim", "n_tokens", "device", "expected"),
+    [
+        ("llama", 16, 1024, "cuda", True),
+        ("qwen3", 16, 1024, "cuda", True),
+        ("bert", 16, 16_384, "cuda", True),
+        ("llama", 16, 1023, "cuda", False),
+        ("llama", 8, 1024, "cuda", False),
+        ("llama", 16, 1024, "cpu", False),
+    ],
+)
+def test_flex_attention_is_for_long_rows_on_a_gpu(
+    name: str, head_dim: int, n_tokens: int, device: str, expected: bool
+) -> None:
+    model = model_of(name)
+    model.config.num_attention_heads = model.config.hidden_size // head_dim
+    model.config.head_dim = head_dim
+    assert takes_flex(model, n_tokens, torch.device(device)) is expected
 
 
 @pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
