@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from augment.self_scores import usable
 from labeling.errors import DataError
 from labeling.files import replacing
 from labeling.pairs import MESSAGES, prompt_id
+from labeling.resampling import intervals
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -49,12 +51,14 @@ class BestOfN:
     n_left_out: int = 0
     """Prompts without a usable candidate; they are not in the table."""
 
-    def curve(self) -> list[dict[str, float]]:
+    def curve(self) -> list[dict[str, Any]]:
         """Return, for k = 1 up to the fewest candidates of a prompt, the mean reward of the best of k and its KL.
 
-        The reward is the expectation over all choices of k of the usable candidates, or of all where there are fewer.
-        The KL to the policy that drew them, in nats, is at most log k - (k - 1) / k (arXiv 2112.09332), and -log of the
-        share of usable candidates more, for only these can be chosen; the mean over prompts.
+        The reward is the expectation over all choices of k of the usable candidates, or of all where there are fewer;
+        `gain` is what it has over that of one. `reward_interval` and `gain_interval` [low, high] are their 95 %
+        intervals over prompts (`labeling.resampling`), None where one prompt is all there is. The KL to the policy that
+        drew them, in nats, is at most log k - (k - 1) / k (arXiv 2112.09332), and -log of the share of usable
+        candidates more, for only these can be chosen; the mean over prompts.
         """
         drawn = self.table["n"].to_pylist()
         points = []
@@ -62,9 +66,16 @@ class BestOfN:
             best, spent = [], []
             for rewards, n in zip(self.rewards, drawn, strict=True):
                 some = min(k, len(rewards))
-                best.append(expected_best(rewards, some))
+                reward = expected_best(rewards, some)
+                best.append([reward, reward - expected_best(rewards, 1), 1.0])
                 spent.append(math.log(some) - (some - 1) / some - math.log(len(rewards) / n))
-            points.append({"k": k, "reward": float(np.mean(best)), "kl_at_most": float(np.mean(spent))})
+            parts = np.array(best)
+            means = parts.mean(axis=0)[:2].tolist()
+            found = intervals(parts, lambda sums: sums[:, :2] / sums[:, 2:], np.arange(len(parts)))
+            between = [None if np.isnan(pair).any() else pair.tolist() for pair in found]
+            point = dict(zip(("reward", "gain"), means, strict=True))
+            point |= dict(zip(("reward_interval", "gain_interval"), between, strict=True))
+            points.append({"k": k, **point, "kl_at_most": float(np.mean(spent))})
         return points
 
     def write(self, path: str | Path) -> None:

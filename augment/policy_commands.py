@@ -221,12 +221,22 @@ def best_of_n(path: str, out: Path, rms: Sequence[Path], n: int, model: ModelOpt
     seed = None if written else sampling.seed
     left = {"unusable": made.n_unusable, "left_out": made.n_left_out}
     write_manifest(out, "best-of-n", inputs, seed, {"prompts": made.table.num_rows, "n": n, **left, "curve": curve})
-    figures = "\n".join(
-        f"best of {point['k']}: reward {point['reward']:.3f}, KL at most {point['kl_at_most']:.2f}" for point in curve
-    )
+    figures = "\n".join(map(_point, curve))
     lost = f", {made.n_unusable:,} candidates without a usable text" if made.n_unusable else ""
     lost += f", {made.n_left_out:,} prompts left out for that" if made.n_left_out else ""
     return f"{figures}\n{out}: the best of {n} candidates for {made.table.num_rows:,} prompts{lost}"
+
+
+def _point(point: dict[str, Any]) -> str:
+    """Return one line of best-of-n's curve."""
+    figures = [f"reward {point['reward']:.3f}{_between(point['reward_interval'])}"]
+    if point["k"] > 1:
+        figures.append(f"{point['gain']:+.3f}{_between(point['gain_interval'])} to one")
+    return f"best of {point['k']}: {', '.join(figures)}, KL at most {point['kl_at_most']:.2f}"
+
+
+def _between(interval: list[float] | None) -> str:
+    return "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
 def eft(pairs: str, out: Path, reading: Reading, model: ModelOptions, sampling: Sampling, most: int | None) -> str:

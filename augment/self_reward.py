@@ -200,6 +200,7 @@ def check(
         _check_room(prompts, model, how)
     if how.base is not None:
         check_vocabulary(how.base, model)
+        _check_room(prompts, how.base, how)  # it reads what the policy wrote
     if gold is not None and how.method == "cream":
         from augment.self_gold import check_lengths
 

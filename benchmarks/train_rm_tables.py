@@ -16,6 +16,7 @@ NAMES = {
     "smollm2_hh": "SmolLM2-135M, hh_harmless",
     "minilm_hh": "MiniLM, hh_harmless",
     "minilm_ukp": "MiniLM, ukp_convincing",
+    "smollm2_hh_h200": "SmolLM2-135M, hh_harmless, on an H200",
 }
 RIVALS = {"trl": "TRL's defaults", "trl_without_checkpointing": "TRL, no gradient checkpointing"}
 COLUMNS = (

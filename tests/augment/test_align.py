@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from augment import export
 from augment.align import Exploring, align_dpo, align_with_rewards, read_soft_pairs
-from augment.best_of_n import best_of_n, expected_best
+from augment.best_of_n import BestOfN, best_of_n, expected_best
 from augment.dpo import PolicyConfig, run
 from augment.policies import load_policy
 from augment.policy_rewards import Ensemble, Penalties, centred, reward_functions
@@ -65,6 +65,23 @@ def test_the_best_candidate_is_that_of_highest_reward_among_the_first_n() -> Non
     assert [row["response"] for row in first.table.to_pylist()] == ["aa", "aa"]
     assert [point["reward"] for point in made.curve()] == pytest.approx([7 / 3, 10 / 3, 4])
     assert [point["kl_at_most"] for point in made.curve()] == pytest.approx([0, math.log(2) - 0.5, math.log(3) - 2 / 3])
+
+
+def test_the_curve_says_how_sure_the_gain_of_more_candidates_is() -> None:
+    rng = np.random.default_rng(0)
+    rewards = [3 * rng.normal() + rng.normal(size=4) for _ in range(200)]  # prompts differ more than candidates
+    table = pa.Table.from_pylist([{"n": 4}] * 200)
+    first, *_, last = BestOfN(table, rewards).curve()
+    assert first["gain"] == 0
+    assert first["gain_interval"] == [0, 0]
+    gains = np.array([r.max() - r.mean() for r in rewards])
+    assert last["gain"] == pytest.approx(gains.mean())
+    assert last["gain"] == pytest.approx(last["reward"] - first["reward"])
+    low, high = last["gain_interval"]
+    assert low < gains.mean() < high
+    assert high - low == pytest.approx(2 * 1.96 * gains.std() / math.sqrt(200), rel=0.15)
+    assert np.diff(last["reward_interval"]) > 3 * (high - low)
+    assert BestOfN(table.slice(0, 1), rewards[:1]).curve()[3]["reward_interval"] is None
 
 
 @given(st.lists(st.floats(-9, 9), min_size=1, max_size=6), st.data())

@@ -139,6 +139,7 @@ def test_each_command_writes_what_it_says(augmented, prompts, policy_folder, rm_
     best = tmp_path / "best.parquet"
     assert run("best-of-n", prompts, "-o", best, "--rm", rm_folders[0], "--model", policy_folder, *few) == 0
     assert pq.read_table(best)["n"].to_pylist() == [2, 2, 2]
+    assert re.search(r"best of 2: reward \S+ \[\S+, \S+\], \+\S+ \[\S+, \S+\] to one, KL", capsys.readouterr().out)
     assert (tmp_path / "best.parquet.manifest.json").is_file()
     assert run("best-of-n", tmp_path / "best.candidates.parquet", "-o", best, "--rm", rm_folders[0], "-n", 3) == 2
     assert "a prompt has 2 candidates; expected 3" in capsys.readouterr().err
@@ -151,7 +152,9 @@ def test_best_of_n_of_a_file_of_candidates_needs_no_model(prompts, policy_folder
     asked = [[{"role": "user", "content": "Hi"}]]
     generate(asked, load_policy(policy_folder), tmp_path / "c.parquet", Sampling(n=3, temperature=1.0, max_tokens=4))
     assert run("best-of-n", tmp_path / "c.parquet", "-o", tmp_path / "b.parquet", "--rm", rm_folders[0], "-n", 3) == 0
-    rewards = [float(value) for value in re.findall(r"best of \d: reward (-?\d+\.\d+)", capsys.readouterr().out)]
+    said = capsys.readouterr().out
+    rewards = [float(value) for value in re.findall(r"best of \d: reward (-?\d+\.\d+)", said)]
+    assert re.search(r"best of 3: reward \S+, \+\d\.\d+ to one, KL at most \d", said)  # one prompt: no interval
     again = ("best-of-n", tmp_path / "c.parquet", "-o", tmp_path / "b.parquet", "--rm", rm_folders[0], "-n", 3)
     assert run(*again, "--model", policy_folder, "--temperature", 0.5, "--seed", 1) == 2
     assert "holds answers already, so --model, --temperature, --seed would do nothing" in capsys.readouterr().err

@@ -246,6 +246,15 @@ def test_what_a_run_would_fail_on_later_is_told_before_it_writes_anything(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_base_that_holds_fewer_tokens_than_are_asked_for_is_told_before_it_writes(policy_folder, tmp_path) -> None:
+    base = shutil.copytree(policy_folder, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8}))
+    with pytest.raises(DataError, match=r"base holds 8 tokens, too few .* ask for shorter answers"):
+        self_reward(PROMPTS, policy_folder, replace(CREAM, base=str(base)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_gold_that_the_model_does_not_hold_is_told_before_it_writes(policy_folder, six_pairs, tmp_path) -> None:
     held = policy_context(policy_folder)
     prompt = [{"role": "user", "content": "long " * held}]
