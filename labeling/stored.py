@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -18,7 +20,12 @@ FORMAT = 1
 
 
 def store(path: str | Path, values: Mapping[str, Any], types: Sequence[type]) -> None:
-    """Write named values, made of dataclasses of the given types, arrays, tuples and plain values."""
+    """Write named values, made of dataclasses of the given types, arrays, tuples and plain values.
+
+    Raises VotesError where something else than a saved model would be lost.
+    """
+    if os.path.lexists(path) and not _is_stored(Path(path)):
+        raise VotesError(f"{path} exists and is no saved label model; pass another path, or move it away")
     known = {kind.__name__ for kind in types}
     plain = {name: _plain(value, known) for name, value in values.items()}
     write_json(path, {"format": FORMAT, "versions": versions(), "model": plain})
@@ -40,6 +47,14 @@ def stored_values(path: str | Path, names: Sequence[str], types: Sequence[type])
         if isinstance(error, VotesError):
             raise
         raise VotesError(f"{path} is no saved label model ({error!r}); write it with LabelModel.save") from None
+
+
+def _is_stored(path: Path) -> bool:
+    """Return whether a path holds what `store` wrote, in any format; its beginning says so."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return re.match(rb'\{\s*"format": *"?\w+"?,\s*"model": *\{', file.read(200)) is not None
 
 
 def _plain(value: Any, known: set[str]) -> Any:

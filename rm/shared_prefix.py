@@ -34,7 +34,11 @@ BLOCK = 128
 """Tokens a side of flex attention's blocks."""
 FLEX_HEAD_DIMS = (16, 32, 64, 128, 256)
 FLEX_TOKENS = 1024
-"""Tokens of a row from which flex attention is worth compiling: that takes half a minute, once a process."""
+"""Tokens of a row from which flex attention is worth compiling: that takes half a minute, once a process.
+
+Below 128 it would fail where several query heads share a key head: torch 2.11 takes its decoding kernel, which then has
+no block size that divides `BLOCK` (`torch._inductor.kernel.flex.flex_decoding`).
+"""
 
 
 def cannot_pack(model: PreTrainedModel, max_length: int) -> str | None:

@@ -47,6 +47,21 @@ def test_what_is_no_saved_model_is_refused_by_name(tmp_path):
         LabelModel().save(path)
 
 
+@pytest.mark.parametrize("content", ["prompt,a,b\n", '{"format": "chat", "rows": []}', ""])
+def test_saving_loses_nothing_but_an_older_model(tmp_path, simulate, some_gold, content):
+    votes, gold = simulate(300)
+    models = [LabelModel().fit(votes, some_gold(gold, n)) for n in (40, 60)]
+    for model in models:
+        model.save(tmp_path / "model.json")
+    assert LabelModel.load(tmp_path / "model.json").calibration_.figures() == models[1].calibration_.figures()
+    (tmp_path / "pairs").write_text(content)
+    with pytest.raises(VotesError, match="pairs exists and is no saved label model; pass another path, or move it"):
+        models[0].save(tmp_path / "pairs")
+    assert (tmp_path / "pairs").read_text() == content
+    with pytest.raises(VotesError, match="exists and is no saved label model"):
+        models[0].save(tmp_path)
+
+
 def parts(votes, size):
     return [votes.take(np.arange(start, min(start + size, len(votes)))) for start in range(0, len(votes), size)]
 
