@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 
 from augment.evolve_method import Ground
 from augment.export import ExportOptions, export
-from augment.policies import free_memory
 from augment.self_labels import SelfLabels
 from labeling.antisymmetric import sigmoid
 from labeling.errors import WeakprefWarning
 from labeling.metrics import accuracy, ece, log_loss
 from labeling.pairs import Pairs
 from rm.config import RewardConfig
+from rm.memory import free_memory
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -95,7 +95,10 @@ def train(data: Path, config: RewardConfig, out: Path, processes: int = 1) -> Pa
         return out
     with warnings.catch_warnings():  # every training of a loop would say the same of over-long conversations
         warnings.filterwarnings("ignore", ".*lost their beginning", WeakprefWarning)
-        return rm.train(data, config, out=out, resume=True)
+        try:
+            return rm.train(data, config, out=out, resume=True)
+        finally:
+            free_memory()
 
 
 def rewards_of(model: Path, pairs: Pairs, processes: int = 1, file: Path | None = None) -> FloatArray:
@@ -109,6 +112,7 @@ def rewards_of(model: Path, pairs: Pairs, processes: int = 1, file: Path | None 
         warnings.filterwarnings("ignore", ".*lost their beginning", WeakprefWarning)
         file = file or Path(scratch) / "rewards.parquet"
         rm.score_to(model, pairs, file, rm.Scoring(processes=processes))
+        free_memory()
         table = pq.read_table(file)
     return np.column_stack([table["r_a"].to_numpy(), table["r_b"].to_numpy()])
 

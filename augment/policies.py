@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
+import os
 import random
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -119,14 +119,6 @@ def with_template(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def free_memory() -> None:
-    """Give back what a step held: models sit in cycles, and torch keeps GPU memory that other processes want."""
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()
-
-
 def need_rlhf() -> None:
     """Raise DataError unless TRL and peft are installed."""
     missing = [name for name in ("trl", "peft") if importlib.util.find_spec(name) is None]
@@ -140,7 +132,9 @@ def seeded(seed: int) -> Iterator[None]:
     import torch
 
     states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    gpus = torch.cuda.device_count()
+    mine = [int(os.environ.get("LOCAL_RANK", "0")) % gpus] if gpus else []  # left to itself it warns of the others
+    with torch.random.fork_rng(mine):
         torch.manual_seed(seed)
         try:
             yield

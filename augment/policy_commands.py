@@ -26,6 +26,7 @@ from augment.self_reward import self_reward as run_self_reward
 from labeling.errors import DataError
 from labeling.llm import Conversation, Engine, Sampling
 from labeling.pairs import prompt_id
+from rm.memory import free_memory
 from rm.options import option
 
 
@@ -214,6 +215,8 @@ def best_of_n(path: str, out: Path, rms: Sequence[Path], n: int, model: ModelOpt
             raise DataError(f"{candidates} exists, where answers would be written; choose from it, or move it away")
         with running(on_this_machine(model).load()) as engine:  # ended before reward models need its memory
             generate(read_prompts(path), engine, candidates, sampling, chunk=model.chunk)
+        del engine
+        free_memory()
     made = choose_best(read_candidates(candidates), Ensemble.load(rms), n)
     made.write(out)
     inputs = {"candidates": candidates} | {f"rm_{i}": folder for i, folder in enumerate(rms)}

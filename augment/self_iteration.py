@@ -22,7 +22,6 @@ from augment.implicit_rewards import ResponseLogProbs, compared_log_probs
 from augment.models import CHUNKS
 from augment.new_prompts import NewPrompts, new_prompts
 from augment.pair_candidates import PairedCandidates, Pairing, pair_candidates
-from augment.policies import free_memory
 from augment.self_gold import implicit_agreement, judge_agreement
 from augment.self_scores import agreement, judged, ranked, soft_label
 from augment.self_training import train_policy
@@ -32,6 +31,7 @@ from labeling.llm import Conversation, Engine, fitting
 from labeling.pairs import MESSAGES, Pairs, prompt_id
 from labeling.parts import part_folder, remove_parts
 from labeling.vllm_engine import VLLMEngine
+from rm.memory import free_memory
 
 if TYPE_CHECKING:
     from augment.self_reward import Load, SelfReward

@@ -133,14 +133,14 @@ def _check_several(models: Sequence[str | Path]) -> None:
 
 
 def _mean_weights(first: RewardModel, folders: Sequence[Path]) -> dict[str, torch.Tensor]:
-    total = {name: value.double() for name, value in first.model.state_dict().items()}
+    total = {name: value.cpu().double() for name, value in first.model.state_dict().items()}
     for folder in folders[1:]:
         for name, value in RewardModel.load(folder).model.state_dict().items():
             if name not in total or total[name].shape != value.shape:
                 raise DataError(
                     f"{folder}: weight {name} is not in {folders[0]}, or of another shape; average alike ones"
                 )
-            total[name] += value.double()
+            total[name] += value.cpu().double()
     kinds = first.model.state_dict()
     return {name: (value / len(folders)).to(kinds[name].dtype) for name, value in total.items()}
 

@@ -6,6 +6,9 @@ together, and that the score head is applied where each conversation ends.
 
 from __future__ import annotations
 
+import functools
+import os
+import shutil
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -148,6 +151,7 @@ def _attention_inputs(
         seen = sees(trees, causal, device)
         return {"attention_mask": torch.zeros_like(seen, dtype=model.dtype).masked_fill(~seen, -torch.inf)}
     if takes_flex(model, sum(tree.n_tokens for tree in trees), device):
+        _allow_recompiling()
         return {"attention_mask": block_mask(trees, causal, device)}
     masks = tuple(
         torch.ones(rest, tree.prefix + rest, dtype=torch.bool, device=device).tril(tree.prefix) if tree.prefix else None
@@ -162,7 +166,24 @@ def takes_flex(model: PreTrainedModel, n_tokens: int, device: torch.device) -> b
     """Return whether a row of a packable model is left to flex attention, and not attended to tree by tree."""
     config = model.config.get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return device.type == "cuda" and n_tokens >= FLEX_TOKENS and head_dim in FLEX_HEAD_DIMS
+    return device.type == "cuda" and n_tokens >= FLEX_TOKENS and head_dim in FLEX_HEAD_DIMS and has_compiler()
+
+
+@functools.cache
+def has_compiler() -> bool:
+    """Return whether Triton, which compiles flex attention, finds the C compiler it asks for."""
+    return bool(os.environ.get("CC")) or any(map(shutil.which, ("gcc", "clang", "cc")))
+
+
+@functools.cache
+def _allow_recompiling() -> None:
+    """Let flex attention be compiled once for each architecture, dtype and kind of pass of this process.
+
+    From the eighth on torch would leave it uncompiled, where it holds all tokens against all, with a line in a log.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
 
 
 def _numbered(trees: tuple[Tree, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

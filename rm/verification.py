@@ -18,6 +18,7 @@ from labeling.pairs import Message, Pairs
 from rm.consumers import CONSUMERS, NotRunError, Saved, Taken, reads_last_token, take, version
 from rm.data import tokenise
 from rm.differences import Facts, cause, notes
+from rm.memory import free_memory
 from rm.model import RewardModel
 
 TOLERANCE = 1e-4
@@ -119,6 +120,7 @@ def verify(
     expected = Taken([tokenised.ids[i].tolist() for i in kept], ours.score_ids([tokenised.ids[i] for i in kept]))
     facts = Facts.of(model, ours.tokenizer, decoder=reads_last_token(ours.model))
     del ours
+    free_memory()  # vLLM wants it
     saved = Saved.load(model, vllm_python)
     checked = tuple(_checked(name, saved, rows, expected, facts, tolerance) for name in CONSUMERS)
     return Verification(len(rows), len(given) - len(rows), tolerance, checked, notes(facts, len(given) - len(rows)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,8 @@ from augment.evolve_controls import Effort, coins, oracle
 from augment.evolve_ground import lay_out
 from augment.evolve_method import Ground
 from augment.evolve_options import EvolveOptions
-from augment.evolve_training import decided, within_budget
+from augment.evolve_training import decided, rewards_of, train, within_budget
+from augment.export import export
 from augment.rm_ensemble import Ensemble
 from augment.self_labels import read_self_labels, write_self_labels
 from augment.ser_ws import RM, SEED_RM, SerWs, beside
@@ -27,6 +29,25 @@ N = 300
 def ground(voted_ground) -> Ground:
     """300 pairs in 60 groups, 60 with a visible label; three voters, right in 0.7."""
     return voted_ground(N, 5)
+
+
+def test_no_model_outlives_the_scoring_or_training_it_was_for(rm_folders, policy_folder, six_pairs, tmp_path):
+    """Models sit in cycles, so that without Python's help the next would stand beside them on the GPU."""
+    from transformers import PreTrainedModel
+
+    def alive():
+        return {id(thing) for thing in gc.get_objects() if isinstance(thing, PreTrainedModel)}
+
+    data = export(tmp_path / "data", six_pairs, np.full(len(six_pairs), 0.8))
+    before = alive()
+    gc.disable()
+    try:
+        rewards_of(rm_folders[0], six_pairs)
+        assert alive() <= before
+        train(data, RewardConfig(str(policy_folder), max_steps=1, max_length=64), tmp_path / "rm")
+        assert alive() <= before
+    finally:
+        gc.enable()
 
 
 def rewards(margin):

@@ -35,6 +35,7 @@ from rm.shared_prefix import (
     accept_packed,
     block_mask,
     cannot_pack,
+    has_compiler,
     is_causal,
     packed_rewards,
     score_packed,
@@ -165,12 +166,26 @@ def test_on_a_gpu_flex_attention_gives_what_the_plain_path_gives_on_the_cpu(name
     ],
 )
 def test_flex_attention_is_for_long_rows_on_a_gpu(
-    name: str, head_dim: int, n_tokens: int, device: str, expected: bool
+    name: str, head_dim: int, n_tokens: int, device: str, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rm.shared_prefix, "has_compiler", lambda: True)
     model = model_of(name)
     model.config.num_attention_heads = model.config.hidden_size // head_dim
     model.config.head_dim = head_dim
     assert takes_flex(model, n_tokens, torch.device(device)) is expected
+
+
+def test_flex_attention_is_left_alone_where_nothing_compiles_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    has_compiler.cache_clear()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert not takes_flex(model_of("llama"), 2048, torch.device("cuda"))
+    has_compiler.cache_clear()
+    (tmp_path / "gcc").touch(mode=0o755)
+    assert takes_flex(model_of("llama"), 2048, torch.device("cuda"))
+    has_compiler.cache_clear()
 
 
 @pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
