@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import rm
 from augment import EvolveOptions, evolve
 from augment.cli import main
 from augment.drift_guards import CALIBRATION_WORSENED
-from augment.evolve import ALL_DONE, CONVERGED, NO_BETTER, Evolved, _best, _stop, plan, stated
+from augment.evolve import ALL_DONE, CONVERGED, NO_BETTER, Evolved, _best, _evolve, _stop, plan, stated
 from augment.evolve_commands import outcome
 from augment.evolve_ground import lay_out
 from augment.evolve_round import Round
@@ -39,6 +40,11 @@ def row(n, loss, steps=5, status=None):
         ([row(0, None), row(1, 0.6), row(2, 0.5)], True, "", 2),
         ([row(0, None), row(1, 0.5), row(2, 0.5, steps=0)], True, NO_BETTER, 1),
         ([row(0, 0.4), row(1, 0.6)], True, NO_BETTER, 0),
+        ([row(0, None), row(1, 0.6931)], True, "", 1),
+        ([row(0, None), row(1, 0.6932)], True, "", 0),
+        ([row(0, None), row(1, 0.71), row(2, 0.72, steps=0)], True, NO_BETTER, 0),
+        ([row(0, None), row(1, 0.71), row(2, 0.65)], True, "", 2),
+        ([row(0, 0.8), row(1, 0.7)], True, "", 1),
         ([row(0, 0.4), row(1, 0.6)], False, "", 1),
         ([row(0, None), row(1, None, status="converged", steps=0)], True, CONVERGED, 0),
         ([row(0, None), row(1, 0.6), row(2, 0.5), row(3, 0.7, steps=0)], True, NO_BETTER, 2),
@@ -49,6 +55,19 @@ def test_a_loop_ends_where_held_out_labels_no_longer_gain_and_names_the_best_tha
 ):
     assert _stop(rows, early) == stopped
     assert _best(rows, early) == best
+
+
+def test_a_loop_whose_labels_say_no_more_than_a_coin_names_the_seeds_model_and_says_so(tmp_path, monkeypatch):
+    options = EvolveOptions(config=CONFIG, gold=30, iterations=2)
+    claim(tmp_path / "run", {}, resume=False)
+    monkeypatch.setattr(Round, "run", lambda _: None)
+    monkeypatch.setattr(Folder, "write_ledger", lambda _: None)
+    monkeypatch.setattr(Folder, "rows", lambda _: [row(0, None), row(1, 0.71), row(2, 0.72, steps=0)])
+    words = r"say more .* than a coin does \(log-loss 0.710, cross-fitted; the coin's is 0.693\), so the reward model"
+    with pytest.warns(WeakprefWarning, match=words):
+        found = _evolve(Folder(tmp_path / "run", None, 1), lay_out(labelled(), options, None, None), options, None)
+    assert (found.best, found.stopped) == (0, NO_BETTER)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["rms"] == ["iteration-0/rm"]
 
 
 def labelled(n=60, groups=20):
