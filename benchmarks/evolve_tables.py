@@ -190,25 +190,23 @@ def write_tables(path: Path) -> None:
 
 
 def plot(known: dict[str, Any], path: Path) -> None:
-    """Draw accuracy on held-out pairs by arm, a dot a seed, a panel a set and number of labels with three seeds.
+    """Draw accuracy on held-out pairs by arm, a dot a seed, a row a set, a panel a number of labels with three seeds.
 
     The panels of a set have one scale.
     """
     from matplotlib.figure import Figure
 
-    panels = [
-        (data, gold) for data in SETS for gold in sizes(known, data) if len(measured(known, data, gold, BASE)) > 2
-    ]
-    if not panels:
+    many = {data: [gold for gold in sizes(known, data) if len(measured(known, data, gold, BASE)) > 2] for data in SETS}
+    shown = {data: golds for data, golds in many.items() if golds}
+    if not shown:
         return
-    figure = Figure(figsize=(4 * len(panels) + 1, 4), layout="constrained")
-    first: dict[str, Any] = {}
-    for axes, (data, gold) in zip(
-        np.ravel(figure.subplots(1, len(panels), squeeze=False, sharey=True)), panels, strict=True
-    ):
-        if data in first:
-            axes.sharex(first[data])
-        first.setdefault(data, axes)
+    width = max(map(len, shown.values()))
+    figure = Figure(figsize=(4 * width + 1, 4 * len(shown)), layout="constrained")
+    grid = figure.subplots(len(shown), width, squeeze=False, sharey=True, sharex="row")
+    panels = [(grid[i, j], data, gold) for i, data in enumerate(shown) for j, gold in enumerate(shown[data])]
+    for empty in {*grid.flat} - {axes for axes, _, _ in panels}:
+        empty.set_axis_off()
+    for axes, data, gold in panels:
         for y, arm in enumerate(ARMS[::-1]):
             values = [known[key(data, gold, seed, arm)]["accuracy"] for seed in measured(known, data, gold, arm)]
             axes.scatter(values, [y] * len(values), alpha=0.5, color="tab:blue")
