@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from augment.dpo import PolicyConfig, SoftPairs, Trained, finish, lora, run, told, train_dpo
-from augment.policies import PACKAGED, load_policy, need_rlhf, quiet_trl, save_as_folder, seeded, with_template
+from augment.policies import PACKAGED, load_policy, need_rlhf, quiet_trl, save_as_folder, with_template
 from augment.policy_rewards import Ensemble, Penalties, reward_functions
 from augment.run_identity import known_as
 from labeling.chat_tokens import prompt_tokens
@@ -19,6 +19,7 @@ from labeling.files import input_hash, manifest, sha256, write_json
 from labeling.llm import Conversation
 from labeling.pairs import prompt_id, prompt_text
 from rm.options import option
+from rm.seeding import seeded
 
 Method = Literal["dpo", "grpo", "rloo"]
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from augment.policies import chat_tokens, load_policy, need_rlhf, quiet_trl, save_policy, seeded
+from augment.policies import chat_tokens, load_policy, need_rlhf, quiet_trl, save_policy
 from augment.soft_dpo import soft_dpo_trainer
 from labeling.errors import DataError, WeakprefWarning
 from labeling.files import replacing
 from labeling.llm import Conversation
 from rm.options import option
+from rm.seeding import seeded
 
 if TYPE_CHECKING:
     from datasets import Dataset

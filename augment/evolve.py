@@ -130,11 +130,11 @@ def _evolve(folder: Folder, ground: Ground, options: EvolveOptions, test: Pairs 
         if stopped:
             break
     best = _best(folder.rows(), rule.stops_early)
-    if best == 0 and rule.folds:
-        loss = min(row["held_out_log_loss"] for row in folder.rows()[1:] if row["steps"])
+    losses = [row["held_out_log_loss"] for row in folder.rows()[1:] if row["steps"]]
+    if best == 0 and rule.folds and losses:
         warnings.warn(
-            f"no iteration's labels say more of the seed's pairs than a coin does (log-loss {loss:.3f}, cross-fitted; "
-            f"the coin's is {COIN:.3f}), so the reward model of the seed is named; show more gold labels, or ask "
+            f"no iteration's labels say more of the seed's pairs than a coin does (log-loss {min(losses):.3f}, "
+            f"cross-fitted; the coin's is {COIN:.3f}), so the reward model of the seed is named; show more gold labels, or ask "
             "`weakpref compare` which voters are worth hearing",
             WeakprefWarning,
             stacklevel=3,

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import random
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from labeling.chat_tokens import PLAIN_TEMPLATE, as_data, end_token, prompt_tokens
 from labeling.errors import DataError
@@ -124,23 +120,6 @@ def need_rlhf() -> None:
     missing = [name for name in ("trl", "peft") if importlib.util.find_spec(name) is None]
     if missing:
         raise DataError(f"training a policy needs {' and '.join(missing)}; install them: pip install 'weakpref[rlhf]'")
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch, and restore all global random states afterwards: transformers seeds and draws from them."""
-    import torch
-
-    states = random.getstate(), np.random.get_state()
-    gpus = torch.cuda.device_count()
-    mine = [int(os.environ.get("LOCAL_RANK", "0")) % gpus] if gpus else []  # left to itself it warns of the others
-    with torch.random.fork_rng(mine):
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
 
 
 @contextmanager

@@ -6,16 +6,14 @@ import contextlib
 import dataclasses
 import math
 import os
-import random
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from accelerate.utils import DistributedType, broadcast_object_list
 from transformers import (
@@ -49,6 +47,7 @@ from rm.run_folder import (
     last_checkpoint,
     stopped,
 )
+from rm.seeding import seeded
 from rm.shared_prefix import accept_packed, cannot_pack, is_causal
 from rm.sources import MixedPairs, training_pairs
 from rm.steps import Part, Step, StepCollator, in_step, pair_rewards
@@ -115,7 +114,7 @@ def _train(
     held_out: str | Path | None,
 ) -> None:
     checkpoints = checkpoint_folder(target)
-    with _seeded(config.seed), tensorboard_folder(config, target.with_name(f"{target.name}.logs")):
+    with seeded(config.seed), tensorboard_folder(config, target.with_name(f"{target.name}.logs")):
         model, tokenizer = load_base(config.model, config.max_length)
         adapted = prepare(model, config)
         tokens = Path(cache) if cache else checkpoints / TOKENS
@@ -344,7 +343,7 @@ class PairTrainer(Trainer):
 def gathered(trainer: PairTrainer, config: RewardConfig) -> tuple[PreTrainedModel, PeftModel | None]:
     """Return the sharded model whole, and peft's wrapper; only the first process gets what was learned."""
     state = trainer.accelerator.get_state_dict(trainer.model)
-    with _seeded(config.seed):
+    with seeded(config.seed):
         model, _ = load_base(config.model, config.max_length)
         adapted = prepare(model, config)
     if trainer.is_world_process_zero():
@@ -382,18 +381,3 @@ def warn_of_long_pairs(counts: Counts, config: RewardConfig) -> None:
             WeakprefWarning,
             stacklevel=3,
         )
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Restore the global random states afterwards: transformers seeds and draws from them."""
-    states = random.getstate(), np.random.get_state()
-    gpus = torch.cuda.device_count()
-    mine = [int(os.environ.get("LOCAL_RANK", "0")) % gpus] if gpus else []  # left to itself it warns of the others
-    with torch.random.fork_rng(mine):
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])

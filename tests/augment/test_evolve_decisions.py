@@ -70,6 +70,16 @@ def test_a_loop_whose_labels_say_no_more_than_a_coin_names_the_seeds_model_and_s
     assert json.loads((tmp_path / "run" / "result.json").read_text())["rms"] == ["iteration-0/rm"]
 
 
+def test_a_loop_that_came_to_no_labels_names_the_seeds_model_without_a_word(tmp_path, monkeypatch):
+    options = EvolveOptions(config=CONFIG, gold=30, iterations=1)
+    claim(tmp_path / "run", {}, resume=False)
+    monkeypatch.setattr(Round, "run", lambda _: None)
+    monkeypatch.setattr(Folder, "write_ledger", lambda _: None)
+    monkeypatch.setattr(Folder, "rows", lambda _: [row(0, None), row(1, None, steps=0)])
+    found = _evolve(Folder(tmp_path / "run", None, 1), lay_out(labelled(), options, None, None), options, None)
+    assert found.best == 0
+
+
 def labelled(n=60, groups=20):
     """Pairs with text of two lengths; every label is known, A and B preferred in turn."""
     texts = [(f"reply {i} with some more words", f"reply {i}.") for i in range(n)]
