@@ -134,7 +134,7 @@ def _evolve(folder: Folder, ground: Ground, options: EvolveOptions, test: Pairs 
     if best == 0 and rule.folds and losses:
         warnings.warn(
             f"no iteration's labels say more of the seed's pairs than a coin does (log-loss {min(losses):.3f}, "
-            f"cross-fitted; the coin's is {COIN:.3f}), so the reward model of the seed is named; show more gold labels, "
+            f"cross-fitted; the coin's is {COIN:.3f}), so the reward model of the seed is named; show more gold, "
             "or ask `weakpref compare` which voters are worth hearing",
             WeakprefWarning,
             stacklevel=3,
