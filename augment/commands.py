@@ -143,7 +143,6 @@ def parse_gold(text: str) -> int | float:
 def label(path: str, out: Path, reading: Reading, voting: Voting) -> str:
     """Write the votes on a file of pairs, with gold and groups; return what happened in one line."""
     check_out(out, path)
-    check_no_pairs(out)
     pairs = reading(path)
     voters = voting.voters()
     if not voters:
@@ -183,16 +182,18 @@ def export(
     return f"{out}: {len(pairs)} pairs, {n_gold} gold and {len(pairs) - n_gold} weak"
 
 
-def check_out(out: Path, source: str | Path) -> None:
-    """Raise DataError if `out` is a folder, or the input."""
+def check_out(out: Path, source: str | Path, *, pairs: bool = False) -> None:
+    """Raise DataError if `out` is a folder, the input, or, unless pairs are what is written, a file of pairs."""
     if out.is_dir():
         raise DataError(f"{out} is a folder, expected the name of a file to write; pass another --out")
     if out.exists() and out.resolve() == Path(source).resolve():
         raise DataError(f"{out} is also the input, which would be lost; pass another --out")
+    if not pairs:
+        check_no_pairs(out)
 
 
-def posterior_of(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:
-    """Return P(A preferred) of the pairs (n,) as a file of `weakpref fit` has it.
+def posterior_of(path: Path, pairs: Pairs, column: str = "p_a") -> npt.NDArray[np.float64]:
+    """Return P(A preferred) of the pairs (n,) as a file of `weakpref fit` has it; NaN where it is null.
 
     Raises DataError for another file, VotesError where it lacks a pair.
     """
@@ -200,14 +201,16 @@ def posterior_of(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file ({error}); make it with `weakpref fit`") from None
-    if not {"pair_id", "p_a"} <= set(table.column_names):
+    if not {"pair_id", column} <= set(table.column_names):
         raise DataError(
-            f"{path} has the columns {', '.join(table.column_names)}, expected pair_id and p_a; "
+            f"{path} has the columns {', '.join(table.column_names)}, expected pair_id and {column}; "
             "make it with `weakpref fit`"
         )
-    if not pa.types.is_floating(table["p_a"].type):
-        raise DataError(f"{path} has p_a of type {table['p_a'].type}, expected double; make it with `weakpref fit`")
-    known = dict(zip(table["pair_id"].to_pylist(), table["p_a"].to_pylist(), strict=True))
+    if not pa.types.is_floating(table[column].type):
+        raise DataError(
+            f"{path} has {column} of type {table[column].type}, expected double; make it with `weakpref fit`"
+        )
+    known = dict(zip(table["pair_id"].to_pylist(), table[column].to_pylist(), strict=True))
     if len(known) < table.num_rows:
         name, count = Counter(table["pair_id"].to_pylist()).most_common(1)[0]
         raise VotesError(f"{path} has {count} posteriors for the pair {name}; expected one a pair: fit again")

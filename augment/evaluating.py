@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from augment.commands import Reading, check_out, posterior_of, write_manifest
 from labeling import read_pairs
 from labeling.errors import DataError, RowError, WeakprefWarning
-from labeling.files import input_hash, write_json
+from labeling.files import check_report, input_hash, write_json
 from labeling.layouts import is_text
 from labeling.pairs import Pairs
 from labeling.sources import open_source
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 1000
 """A column of more values is no column to measure by."""
+HEEDLESS = ("majority", "snorkel")
+"""Label models that learn nothing from gold."""
 ALWAYS = ("origin",)
 """Columns measured by wherever a file has them."""
 
@@ -47,7 +53,7 @@ def evaluate(model: Path, path: str, out: Path, reading: Reading, beside: Beside
 
     _check_report(out, path)
     pairs = reading(path)
-    posterior = None if beside.posterior is None else posterior_of(beside.posterior, pairs)
+    posterior = None if beside.posterior is None else _unseen(beside.posterior, pairs)
     by = columns_of(path, pairs, reading, beside.by)
     result = rm.evaluate(model, pairs, posterior=posterior, by=by, seed=seed)
     _write(out, result, pairs, _inputs(model, path, beside), seed)
@@ -114,6 +120,27 @@ def average(models: Sequence[Path], out: Path) -> str:
     return f"{out}: mean weights of {len(models)} reward models; not calibrated"
 
 
+def _unseen(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:
+    """Return the posterior of pairs (n,), that of gold pairs by label models that saw no gold of their group.
+
+    Warns where a label model that learns from gold was fitted on some and not cross-fitted.
+    """
+    p_a = posterior_of(path, pairs)
+    named = "held_out" in pq.read_schema(path).names
+    held_out = posterior_of(path, pairs, "held_out") if named else np.full(len(pairs), np.nan)
+    record = path.with_name(f"{path.name}.manifest.json")
+    counts = json.loads(record.read_text(encoding="utf-8"))["counts"] if record.is_file() else {}
+    learned = counts.get("gold", 0) > 0 and counts.get("model") not in HEEDLESS
+    if learned and np.isnan(held_out).all():
+        warnings.warn(
+            f"the label model of {path} was fitted on {counts['gold']} gold labels and not cross-fitted: where these "
+            "pairs are among them, it looks too good beside the reward model; fit `--model label` on more groups",
+            WeakprefWarning,
+            stacklevel=3,
+        )
+    return np.where(np.isnan(held_out), p_a, held_out)
+
+
 def columns_of(path: str, pairs: Pairs, reading: Reading, names: Sequence[str]) -> dict[str, list[str]]:
     """Return the values that columns of a file have for its pairs, '' where null; those of `ALWAYS` if they are there.
 
@@ -159,6 +186,8 @@ def _check_report(out: Path, path: str) -> None:
         check_out(out, path)
     elif out.is_file():
         raise DataError(f"{out} is a file, expected a folder for the report or a name that ends in .json")
+    else:
+        check_report(out, "evaluate")
 
 
 def _inputs(model: Path, path: str, beside: Beside) -> dict[str, Path]:

@@ -29,8 +29,6 @@ from rm.alone import alone
 from rm.config import RewardConfig, resolve
 from rm.provenance import TRAIN_PROMPTS, hashes
 
-COIN = math.log(2)
-"""Log-loss of labels that say nothing."""
 CONVERGED, NO_BETTER, ALL_DONE = "converged", "no better on held-out labels", "all iterations done"
 
 
@@ -43,10 +41,7 @@ class Evolved:
     rows: list[dict[str, Any]]
     """The ledger: one row an iteration."""
     best: int
-    """The iteration whose reward model to use: best on held-out labels if the method stops by them, else the last.
-
-    0, the seed's, where those of ser+ws are no better than a coin.
-    """
+    """The iteration whose reward model to use: best on held-out labels if the method stops by them, else the last."""
     stopped: str
     """Why the loop ended."""
 
@@ -77,6 +72,7 @@ class Plan:
     hidden: int
     """Those of the pool whose true label is known, to measure against."""
     test: int
+    """Labelled pairs to test on."""
     trainings: int
     """Most reward models that are trained."""
     steps: int
@@ -130,15 +126,6 @@ def _evolve(folder: Folder, ground: Ground, options: EvolveOptions, test: Pairs 
         if stopped:
             break
     best = _best(folder.rows(), rule.stops_early)
-    losses = [row["held_out_log_loss"] for row in folder.rows()[1:] if row["steps"]]
-    if best == 0 and rule.folds and losses:
-        warnings.warn(
-            f"no iteration's labels say more of the seed's pairs than a coin does (log-loss {min(losses):.3f}, "
-            f"cross-fitted; the coin's is {COIN:.3f}), so the reward model of the seed is named; show more gold, "
-            "or ask `weakpref compare` which voters are worth hearing",
-            WeakprefWarning,
-            stacklevel=3,
-        )
     found = Evolved(folder.path, folder.rows(), best, stopped or ALL_DONE, rule.members)
     rms = [model.relative_to(folder.path).as_posix() for model in found.models]
     write_json(folder.path / "result.json", {"best": best, "rms": rms, "stopped": found.stopped})
@@ -166,8 +153,9 @@ def plan(
     words = tuple(_in_words(options, n) for n in range(options.iterations + 1))
     trainings = _trainings(options)
     steps = (trainings + _beyond_one(options)) * most
-    hidden, n_test = int((~np.isnan(ground.hidden)).sum()), 0 if test is None else len(test)
-    return Plan(**counts, hidden=hidden, test=n_test, trainings=trainings, steps=steps, steps_each=words)
+    hidden, tested = ground.hidden, np.array([]) if test is None else test.gold
+    known = {"hidden": int((~np.isnan(hidden)).sum()), "test": int((~np.isnan(tested)).sum())}
+    return Plan(**counts, **known, trainings=trainings, steps=steps, steps_each=words)
 
 
 def _check_test(pairs: Pairs, test: Pairs | None) -> None:
@@ -246,14 +234,11 @@ def _stop(rows: Sequence[dict[str, Any]], early: bool) -> str:
 
 
 def _best(rows: Sequence[dict[str, Any]], early: bool) -> int:
-    """Return the iteration to use; the seed's own where its labels are not judged and no others beat a coin."""
     trained = [row for row in rows if row["steps"]]
     judged = [row for row in trained if row["held_out_log_loss"] is not None]
-    if not (early and judged):
-        return int(trained[-1]["iteration"])
-    best = min(judged, key=lambda row: row["held_out_log_loss"])
-    unjudged = rows[0]["held_out_log_loss"] is None
-    return 0 if unjudged and best["held_out_log_loss"] >= COIN else int(best["iteration"])
+    if early and judged:
+        return int(min(judged, key=lambda row: row["held_out_log_loss"])["iteration"])
+    return int(trained[-1]["iteration"])
 
 
 def stated(pairs: Pairs, options: EvolveOptions, test: Pairs | None, votes: VoteMatrix | None) -> dict[str, Any]:

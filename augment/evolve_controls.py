@@ -39,7 +39,8 @@ def control(name: Control, effort: Effort, ground: Ground, out: Path, seed: int)
     true labels, where known. random: the same pairs, each label a coin flip.
     """
     if name == "equal-steps":
-        return export_seed(out, ground, seed), replace(effort.first, max_steps=effort.steps)
+        whole = replace(effort.first, max_steps=effort.steps, patience=None)
+        return export_seed(out, ground, seed), whole
     everywhere = np.ones(len(ground.pairs), dtype=np.bool_)
     relabelled = oracle(effort.labels, ground.hidden) if name == "oracle" else coins(effort, ground, seed)
     return export_kept(out, ground, relabelled, everywhere, seed), effort.config

@@ -15,7 +15,7 @@ from augment.drift_guards import Watched, alarms, drift_figures, label_figures
 from augment.evolve_controls import Effort, control
 from augment.evolve_method import Ground, Method
 from augment.evolve_options import EvolveOptions
-from augment.evolve_run import Folder, steps_of
+from augment.evolve_run import Folder, steps_of, unused
 from augment.evolve_training import (
     decided,
     export_kept,
@@ -76,9 +76,8 @@ class Round:
         row = self._label_row(labels)
         done = labels is not None and (labels.status == Status.CONVERGED or self._no_better(row))
         models = [] if done else self._train(labels)
-        row |= {"steps": steps_of(models[:1])} | held_out_figures(
-            models, self.test if models else None, self.options.processes
-        )
+        row |= {"steps": steps_of(models[:1])} | unused(models)
+        row |= held_out_figures(models, self.test if models else None, self.options.processes)
         if models and not self.rule.folds:
             row |= self._watch_row(mean_preference(models, self._watched_pairs(), self.options.processes))
         row["controls"] = {} if labels is None or done else self._controls(labels)
@@ -123,7 +122,7 @@ class Round:
         return self._rewards(home / "rm", self.ground.pairs.take(part), home / "rewards.parquet")
 
     def _model(self, data: Path, config: RewardConfig, out: Path) -> Path:
-        return train(data, config, out, self.options.processes)
+        return train(data, config, out, self.options.processes, first=self.n == 0)
 
     def _rewards(self, model: Path, pairs: Pairs, file: Path) -> FloatArray:
         return rewards_of(model, pairs, self.options.processes, file)

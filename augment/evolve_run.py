@@ -117,5 +117,16 @@ def fingerprint(*arrays: npt.NDArray[Any]) -> str:
 
 def steps_of(models: Sequence[Path]) -> int:
     """Return how many optimizer steps these reward models were trained for, together."""
-    manifests = (json.loads((model / "manifest.json").read_text(encoding="utf-8")) for model in models)
-    return sum(int(manifest["counts"]["steps"]) for manifest in manifests)
+    return sum(int(_counts(model)["steps"]) for model in models)
+
+
+def unused(models: Sequence[Path]) -> dict[str, int]:
+    """Return what the first of these trainings did not see, or not whole: too long a conversation, pairs held out."""
+    counts = _counts(models[0]) if models else {}
+    found = {name: int(counts.get(name, 0)) for name in ("long_conversations", "dropped_long_pairs", "held_out")}
+    return found | {"eval_pairs": found.pop("held_out")}
+
+
+def _counts(model: Path) -> dict[str, Any]:
+    counts: dict[str, Any] = json.loads((model / "manifest.json").read_text(encoding="utf-8"))["counts"]
+    return counts

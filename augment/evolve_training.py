@@ -82,8 +82,11 @@ def room_beside(ground: Ground, budget: int) -> int:
     return max(budget - int(ground.seed.sum()), budget // 2)
 
 
-def train(data: Path, config: RewardConfig, out: Path, processes: int = 1) -> Path:
-    """Train a reward model, from its last checkpoint where there is one, spread over so many processes."""
+def train(data: Path, config: RewardConfig, out: Path, processes: int = 1, *, first: bool = False) -> Path:
+    """Train a reward model, from its last checkpoint where there is one, spread over so many processes.
+
+    Only the `first` of a loop warns of conversations that lose their beginning: every other would say the same.
+    """
     import rm
 
     if processes > 1:
@@ -93,8 +96,9 @@ def train(data: Path, config: RewardConfig, out: Path, processes: int = 1) -> Pa
         free_memory()
         spread(processes, "rm.launched", arguments([data], out, True, config), quiet=True)
         return out
-    with warnings.catch_warnings():  # every training of a loop would say the same of over-long conversations
-        warnings.filterwarnings("ignore", ".*lost their beginning", WeakprefWarning)
+    with warnings.catch_warnings():
+        if not first:
+            warnings.filterwarnings("ignore", ".*lost their beginning", WeakprefWarning)
         try:
             return rm.train(data, config, out=out, resume=True)
         finally:

@@ -152,7 +152,7 @@ def grow(path: str, out: Path, model: ModelOptions, spending: SpendingOptions, g
 def pair(paths: Sequence[Path], out: Path, how: Pairing, score: str | None = None) -> str:
     """Write pairs of the candidates in some files, scored by their column `score`; return what happened in one line."""
     for path in paths:
-        check_out(out, path)
+        check_out(out, path, pairs=True)
     tables = [read_candidates(path) for path in paths]
     names = ["prompt", "response", "sample", "model"]
     table = pa.concat_tables([part.select(names).replace_schema_metadata() for part in tables])

@@ -15,7 +15,6 @@ from augment.progress import on_terminal, progress_bar
 from augment.spending import SpendingOptions
 from labeling import write_votes
 from labeling.errors import DataError
-from labeling.files import check_no_pairs
 from labeling.judge_plot import plot_verdicts
 from labeling.judge_report import judge_report
 from labeling.layouts import TEXT
@@ -109,7 +108,6 @@ def judge(
     With `spending.dry_run`, return what it would take instead.
     """
     check_out(out, path)
-    check_no_pairs(out)
     model.check()
     spending.check(cached=False)
     if limit is not None and limit < 1:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from labeling.compare import Comparison
 from labeling.explain import voter_table
-from labeling.files import manifest, replacing, sha256, write_json
+from labeling.files import check_report, manifest, replacing, sha256, write_json
 from labeling.label_model import LabelModel
 from labeling.plots import plot_dependence, plot_evidence, plot_reliability
 from labeling.votes import VoteMatrix
@@ -27,8 +27,10 @@ FILES = ("model.json", "voters.csv", "evidence.png", "dependence.png", "reliabil
 def write_label_report(folder: Path, model: LabelModel, votes: VoteMatrix, inputs: Mapping[str, str]) -> str:
     """Write `FILES` and manifest.json to a folder; return in one line what the label model learned of its voters.
 
-    reliability.png is of the cross-fitted gold pairs, and absent without them. Other files there are left alone.
+    reliability.png is of the cross-fitted gold pairs, and absent without them. Other files there are left alone; a
+    folder with the manifest of something else is refused (DataError).
     """
+    check_report(folder, "fit")
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         (folder / name).unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from labeling.calibration import Calibration
 from labeling.compare import compare as compare_models
 from labeling.errors import DataError
 from labeling.explain import explain as explain_pair
-from labeling.files import replacing, sha256, write_json
+from labeling.files import check_report, replacing, sha256, write_json
 from labeling.label_model import LabelModel
 
 
@@ -37,6 +37,8 @@ def join(paths: Sequence[Path], out: Path) -> str:
 def fit(path: Path, out: Path, name: str, report: Path | None = None, self_labels: Sequence[str] = ()) -> str:
     """Write the posterior of a label model fitted on a votes file, and a report on it if asked; return what happened.
 
+    Its column held_out is that of the gold pairs by label models that saw no gold of their group, else null.
+
     Raises DataError for an unknown label model, and for a report on, or self-labels with, another one than LabelModel.
     """
     _check_models([name])
@@ -44,17 +46,20 @@ def fit(path: Path, out: Path, name: str, report: Path | None = None, self_label
         raise DataError(f"only the model 'label' can tell self-labels apart, found {name!r}; leave them or --model out")
     if report is not None and name != "label":
         raise DataError(f"only the model 'label' says what it learned, found {name!r}; leave --report or --model out")
-    if report is not None and report.exists() and not report.is_dir():
-        raise DataError(f"{report} is a file, expected a folder to write the report to; pass another --report")
+    if report is not None:
+        check_report(report, "fit")
     check_out(out, path)
     votes, gold = read_votes(path)
     model = (LabelModel(self_labels) if self_labels else MODELS[name]()).fit(votes, gold)
     p_a = model.posterior(votes)
-    with replacing(out) as part:
-        table = pa.table({"pair_id": pa.array(votes.pair_ids.tolist(), pa.string()), "p_a": pa.array(p_a)})
-        pq.write_table(table, part, compression="zstd")
-    n_gold = 0 if gold is None else int((~np.isnan(gold)).sum())
     calibration = model.calibration_ if isinstance(model, LabelModel) else None
+    names = votes.pair_ids.tolist()
+    judged = {} if calibration is None else calibration.by_pair()
+    table = {"pair_id": pa.array(names, pa.string()), "p_a": pa.array(p_a)}
+    table["held_out"] = pa.array([judged.get(name) for name in names], pa.float64())
+    with replacing(out) as part:
+        pq.write_table(pa.table(table), part, compression="zstd")
+    n_gold = 0 if gold is None else int((~np.isnan(gold)).sum())
     counts: dict[str, Any] = {"pairs": len(votes), "gold": n_gold, "model": name}
     counts["calibration"] = None if calibration is None else calibration.figures()
     write_manifest(out, "fit", {"votes": path}, None, counts)

@@ -63,7 +63,7 @@ def measured(name: str, p_a: FloatArray, test: Pairs) -> Row:
 
 def longer_row(hidden: Pairs, test: Pairs) -> Row:
     """Measure 'always the longer response', as sure of itself as it is right on the gold pairs (at least 0.5)."""
-    known = hidden.take(~np.isnan(hidden.gold) & (hidden.gold != 0.5))
+    known = hidden.take(~np.isnan(hidden.gold) & (hidden.gold != 0.5) & (_lengths(hidden) != 0))
     right = float(((_lengths(known) > 0) == (known.gold > 0.5)).sum())
     confidence = max((right + 1) / (len(known) + 2), 0.5 + 1e-9)
     return measured("always longer", 0.5 + np.sign(_lengths(test)) * (confidence - 0.5), test)

@@ -47,6 +47,8 @@ def verify(
     """Return whether every consumer of a reward model agrees, and a table of them; write it to `out` as JSON."""
     import rm
 
+    if out is not None:
+        check_out(out, pairs or model)
     result = rm.verify(model, reading(pairs) if pairs else None, limit=limit, vllm_python=vllm_python)
     if out is not None:
         write_json(out, result.record())

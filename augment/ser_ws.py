@@ -98,12 +98,8 @@ def beside(votes: VoteMatrix, name: str, margin: FloatArray) -> VoteMatrix:
 
 def _held_out(model: LabelModel, votes: VoteMatrix) -> FloatArray:
     """Return P(A preferred) (n,) of the pairs with gold, each by a model that saw no gold of its group; else NaN."""
-    found = np.full(len(votes), np.nan)
-    if model.calibration_ is None or model.calibration_.pair_ids is None:
-        return found
-    place = {name: i for i, name in enumerate(votes.pair_ids.tolist())}
-    found[[place[name] for name in model.calibration_.pair_ids.tolist()]] = model.calibration_.p_a
-    return found
+    judged = {} if model.calibration_ is None else model.calibration_.by_pair()
+    return np.array([judged.get(name, np.nan) for name in votes.pair_ids.tolist()], dtype=np.float64)
 
 
 def _weight(model: LabelModel, votes: VoteMatrix, name: str) -> float | None:

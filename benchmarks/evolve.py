@@ -17,7 +17,7 @@ weak only       labels of the heuristics merged by LabelModel (iteration 1 of se
 weak only, long the same for as many steps as equal steps
 ser+ws          the default method, at most two iterations of two parts; the reward model it names
 ser+ws, seed votes  the same where the seed's reward model votes too
-oracle          the pairs that reward model (iteration 1's where it is the seed's) trained on, with true labels
+oracle          the pairs that reward model trained on, with their true labels
 random          the same pairs, each label a coin flip
 full            all labels of the pool, 60 steps: 960 of them are seen
 full, long      the same for as many steps as equal steps: 3,840 are
@@ -146,7 +146,7 @@ class Cell:
             return self.equal_steps(arm)
         if arm in ("oracle", "random"):
             return self.control(arm, self.loop("ser+ws"))
-        return self.full(arm) if arm.startswith("full") else self.row(arm, self.loop(arm))
+        return self.full(arm) if arm.startswith("full") else self.row(self.loop(arm))
 
     @property
     def many(self) -> int:
@@ -191,15 +191,14 @@ class Cell:
             copy(self.loop("weak only").path / "iteration-1", out / "iteration-1")
         return evolve(self.pairs, out, options, test=self.test, resume=True)
 
-    def row(self, arm: str, found: Evolved) -> dict[str, Any]:
-        """Return the figures of the iteration to use; weak supervision's labels are used, whatever they are worth."""
-        best = 1 if arm.startswith("weak only") else found.best
-        row = found.rows[best]
+    def row(self, found: Evolved) -> dict[str, Any]:
+        """Return the figures of the iteration to use."""
+        row = found.rows[found.best]
         each = {name: row[name] for name in LABEL_FIGURES if name in row}
-        return self.figures(row) | {"iteration": best, "stopped": found.stopped, "ledger": found.rows} | each
+        return self.figures(row) | {"iteration": found.best, "stopped": found.stopped, "ledger": found.rows} | each
 
     def control(self, name: Any, found: Evolved) -> dict[str, Any]:
-        home, n = self.home / name, max(found.best, 1)
+        home, n = self.home / name, found.best
         options = replace(self.options, method="ser+ws")
         ground = lay_out(self.pairs, replace(options, method="ser"), None, None)
         labels = read_self_labels(found.path / f"iteration-{n}" / "self_labels.parquet", ground.pairs.pair_ids)

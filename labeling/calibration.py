@@ -29,6 +29,10 @@ class Calibration:
     pair_ids: npt.NDArray[np.str_] | None = None
     """Their pair ids, shape (n,): the order is no matter of the input's. None where nobody gave any."""
 
+    def by_pair(self) -> dict[str, float]:
+        """Return P(A preferred) of each gold pair by its id; none where nobody gave any."""
+        return {} if self.pair_ids is None else dict(zip(self.pair_ids.tolist(), self.p_a.tolist(), strict=True))
+
     @property
     def n_gold(self) -> int:
         """Number of gold pairs."""

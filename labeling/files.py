@@ -59,6 +59,25 @@ def check_no_pairs(path: str | Path) -> None:
         raise DataError(f"{target} holds preference pairs, which would be lost; write to another file")
 
 
+def check_report(folder: str | Path, command: str) -> None:
+    """Raise DataError where a report is to be written to a file, or to a folder whose manifest is not of this command.
+
+    Its manifest would be lost: a reward model, for one, is known by it.
+    """
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise DataError(f"{target} is a file, expected a folder to write the report to; pass another")
+    path = target / "manifest.json"
+    if not path.is_file():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or found.get("command") != command:
+        raise DataError(f"{path} is not of a report of {command} and would be lost; write the report to another folder")
+
+
 def sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hex digits."""
     with open(path, "rb") as file:

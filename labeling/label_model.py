@@ -46,7 +46,7 @@ class LabelModel:
     another, pairs of differing difficulty, a confounder that margins share, voters that lean to one position), the one
     that explains the votes best; where it leaves agreement unexplained, the share of votes takes its place. Gold labels
     correct its log-odds linearly, as far as they bear it out. The posterior is never surer than gold and agreement
-    allow: its log-odds are bounded by log(1 + n_gold + max(9, 0.1 / misfit^2)).
+    allow: its log-odds are bounded by log(1 + n_gold + max(9, 0.1 / misfit^2)), of gold that is no tie and has a vote.
 
     Exchanging the responses of all pairs (votes exchanged, margins negated, gold 1 - gold) gives exactly 1 - p; the
     order of rows and voters changes nothing. The consensus is learned from at most 32,768 distinct rows of votes, or
@@ -111,9 +111,8 @@ class LabelModel:
         heard = _heard(names, sorted(learned))
         self.names_ = names
         self._learn(sample, heard)
-        if anchored is not None:
-            self._anchor(*anchored)
-        self._describe(sample)
+        telling = 0 if anchored is None else self._anchor(*anchored)
+        self._describe(sample, telling)
         return self
 
     def posterior(self, votes: VoteMatrix) -> FloatArray:
@@ -178,16 +177,16 @@ class LabelModel:
         exchanged = consensus.lopsided and sample.exchanged
         self.learned_ = Learned(curves, heard, consensus, anchor, exchanged, self.max_logit_)
 
-    def _anchor(self, gold: VoteMatrix, labels: FloatArray) -> None:
-        """Correct the consensus by the labelled rows."""
+    def _anchor(self, gold: VoteMatrix, labels: FloatArray) -> int:
+        """Correct the consensus by the labelled rows; return how many are no tie and have a vote."""
         learned, order = self.learned_, name_order(self.names_)
         trust, lopsided = learned.consensus.trust, learned.consensus.lopsided
         signs, scores = learned.way * gold.signs[:, order], learned.way * learned.scores(gold.margins[:, order])
         agreed = np.stack(learned.agreed(signs, scores), axis=1)
         q = 0.5 + learned.way * gold_lead(labels)
         rows, rank = gold_rows(agreed, signs.astype(np.float64), scores, q, gold.groups, gold.pair_ids)
-        telling = (labels != 0.5) & (gold.votes != Vote.ABSTAIN).any(axis=1)
-        self.max_logit_ = max_logit(int(telling.sum()), learned.consensus.misfit)
+        telling = int(((labels != 0.5) & (gold.votes != Vote.ABSTAIN).any(axis=1)).sum())
+        self.max_logit_ = max_logit(telling, learned.consensus.misfit)
         self.learned_ = replace(learned, anchor=fit_anchor(rows, trust, lopsided), max_logit=self.max_logit_)
         held_out = held_out_logits(rows, trust, lopsided)
         if len(held_out):
@@ -196,8 +195,9 @@ class LabelModel:
             p_a = sigmoid(learned.way * rows.side * bounded(held_out, self.max_logit_))
             groups = None if gold.groups is None else gold.groups[rank]
             self.calibration_ = Calibration(p_a, labels[rank], groups, gold.pair_ids[rank])
+        return telling
 
-    def _describe(self, sample: Sample) -> None:
+    def _describe(self, sample: Sample, telling: int) -> None:
         """Set what is learned of each voter, in the order of `names_`."""
         order, m = name_order(self.names_), len(self.names_)
         back = np.argsort(order)
@@ -211,7 +211,8 @@ class LabelModel:
         says_a, says_b = self.learned_.log_odds(alone, margins), self.learned_.log_odds(-alone, -margins)
         self.weights_ = ((says_a - says_b) / 2)[back]
         heard = [self.names_[order[j]] for j in self.learned_.heard]
-        self.structure_, self.assumption_ = in_words(self.learned_.consensus, heard, self.calibration_, self.max_logit_)
+        learned = self.learned_.consensus, heard
+        self.structure_, self.assumption_ = in_words(*learned, self.calibration_, telling, self.max_logit_)
 
     def _table(self) -> FloatArray:
         """Return the log-odds of every possible row of votes without margins, in the order of their codes."""

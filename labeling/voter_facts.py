@@ -42,14 +42,14 @@ def voter_facts(sample: Sample, p_a: FloatArray) -> tuple[FloatArray, FloatArray
 
 
 def in_words(
-    consensus: Consensus, names: Sequence[str], calibration: Calibration | None, max_logit: float
+    consensus: Consensus, names: Sequence[str], calibration: Calibration | None, telling: int, max_logit: float
 ) -> tuple[str, str]:
-    """Return which model of the votes was chosen, and what the posterior rests on."""
+    """Return which model of the votes was chosen, and what the posterior rests on: `telling` gold pairs, for one."""
     structure = _structure(consensus, names)
     deaf = [name for name, constant in zip(names, consensus.constant, strict=True) if constant]
     if deaf:
         structure += f"; not heard, since they say the same of every pair: {', '.join(deaf)}"
-    return structure, _assumption(consensus, calibration, max_logit)
+    return structure, _assumption(consensus, calibration, telling, max_logit)
 
 
 def _structure(consensus: Consensus, names: Sequence[str]) -> str:
@@ -69,7 +69,7 @@ def _structure(consensus: Consensus, names: Sequence[str]) -> str:
     return "; ".join(parts) or "voters that err independently"
 
 
-def _assumption(consensus: Consensus, calibration: Calibration | None, max_logit: float) -> str:
+def _assumption(consensus: Consensus, calibration: Calibration | None, telling: int, max_logit: float) -> str:
     surest = (
         f"never surer than {1 / (1 + np.exp(-max_logit)):.3f} (agreement is explained up to {consensus.misfit:.3f})"
     )
@@ -86,7 +86,9 @@ def _assumption(consensus: Consensus, calibration: Calibration | None, max_logit
             "without cross-fitted gold: voters are right more often than wrong, copies counting as one voter, and no "
             f"error is shared by all; {turned}{_unchecked(consensus)}{surest}"
         )
-    few = ", too few to calibrate or to check by" if calibration.n_gold < FEW_GOLD else ""
+    idle = calibration.n_gold - telling
+    few = f", {idle} of them ties or without a vote" if idle else ""
+    few += ", too few to calibrate or to check by" if telling < FEW_GOLD else ""
     return f"anchored on {calibration.n_gold} gold pairs{few}, which stand for the pairs to be labelled; {surest}"
 
 

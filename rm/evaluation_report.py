@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from labeling.figures import Figures
-from labeling.files import manifest, replacing, sha256, write_json
+from labeling.files import check_report, manifest, replacing, sha256, write_json
 from labeling.pairs import Pairs
 from labeling.plots import BLUE, GREY, ORANGE, drawing, plot_reliability
 from rm.evaluation import BY_LENGTH, Evaluation
@@ -24,9 +24,11 @@ def write_evaluation(
 ) -> None:
     """Write `FILES` and manifest.json to a folder; `pairs` are those evaluated on, `inputs` the hashes of the files.
 
-    The same evaluation gives the same bytes. Other files there are left alone.
+    The same evaluation gives the same bytes. Other files there are left alone; a folder with the manifest of something
+    else, as a reward model's, is refused (DataError).
     """
     out = Path(folder)
+    check_report(out, "evaluate")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "report.json", result.record())
     with replacing(out / "report.md") as part:

@@ -130,6 +130,15 @@ def test_always_longer_is_as_sure_as_it_is_right_on_gold(data):
     assert row.accuracy > 0.7
 
 
+def test_always_longer_says_the_same_whichever_response_is_called_a(make_pairs):
+    asked = [[{"role": "user", "content": f"question {i}?"}] for i in range(12)]
+    rows = [(q, *(("Yes, it is so.", "No..") if i % 3 else ("Yes.", "No!."))) for i, q in enumerate(asked)]
+    pairs = make_pairs(rows).with_gold(np.resize([0.0, 1.0, 1.0], 12))
+    ours, theirs = (longer_row(each, each) for each in (pairs, pairs.swap()))
+    assert ours.p_a == pytest.approx(1 - theirs.p_a)
+    assert ours.p_a.max() == pytest.approx(9 / 10)  # eight pairs differ in length, and the longer response wins
+
+
 def test_the_gain_is_paired_and_its_interval_holds_it(data):
     test = read_pairs(data)
     right = np.where(test.gold == 1, 0.9, 0.1)

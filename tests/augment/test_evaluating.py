@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from augment.cli import main
 from augment.commands import Reading
-from augment.evaluating import MOST_VALUES, columns_of
-from labeling.errors import DataError
+from augment.evaluating import MOST_VALUES, _unseen, columns_of
+from labeling import apply, heuristics, read_pairs, write_votes
+from labeling.errors import DataError, WeakprefWarning
+from labeling.files import write_json
 
 Capture = pytest.CaptureFixture[str]
 ORIGINS = ["gold", "weak", "gold", None, "weak", "weak", "gold", "weak"]
@@ -149,3 +152,40 @@ def test_a_file_of_rewardbench_is_scored_by_its_own_rules(
     assert f"bench.json: rewardbench {result['average']['score']:.3f} on 8 items" in capsys.readouterr().out
     assert main([*command, "rm-bench", "-o", "other.json"]) == 2
     assert "those of no benchmark (rm-bench: column chosen should hold a list of texts" in capsys.readouterr().err
+
+
+def test_beside_a_reward_model_a_label_model_is_measured_on_gold_it_did_not_see(folder: Path, write_pairs) -> None:
+    pairs = read_pairs(write_pairs(folder / "gold.parquet"))
+    write_votes("votes.parquet", apply(heuristics(), pairs, progress=False), pairs.gold)
+    assert main(["fit", "votes.parquet", "-o", "posterior.parquet"]) == 0
+    table = pq.read_table("posterior.parquet")
+    known = ~np.isnan(pairs.gold)
+    assert (table["held_out"].is_valid().to_numpy() == known).all()
+    p_a, held_out = (table[name].to_numpy() for name in ("p_a", "held_out"))
+    found = _unseen(Path("posterior.parquet"), pairs)
+    assert (found[known] == held_out[known]).all()
+    assert (found[known] != p_a[known]).any()
+    assert (found[~known] == p_a[~known]).all()
+
+
+@pytest.mark.parametrize(("model", "learns"), [("logistic", True), ("majority", False)])
+def test_a_label_model_that_saw_the_gold_it_is_measured_on_is_warned_of(
+    folder: Path, write_pairs, model: str, learns: bool, recwarn
+) -> None:
+    pairs = read_pairs(write_pairs(folder / "gold.parquet"))
+    write_votes("votes.parquet", apply(heuristics(), pairs, progress=False), pairs.gold)
+    assert main(["fit", "votes.parquet", "--model", model, "-o", "posterior.parquet"]) == 0
+    recwarn.clear()
+    if learns:
+        with pytest.warns(WeakprefWarning, match="was fitted on 40 gold labels and not cross-fitted: where these"):
+            _unseen(Path("posterior.parquet"), pairs)
+    else:
+        _unseen(Path("posterior.parquet"), pairs)
+
+
+def test_no_report_is_written_into_the_folder_of_a_reward_model(folder: Path, capsys: Capture) -> None:
+    write_json(folder / "rm" / "manifest.json", {"command": "train"})
+    before = (folder / "rm" / "manifest.json").read_bytes()
+    assert main(["evaluate", "rm", "pairs.parquet", "-o", "rm"]) == 2
+    assert "manifest.json is not of a report of evaluate and would be lost" in " ".join(capsys.readouterr().err.split())
+    assert (folder / "rm" / "manifest.json").read_bytes() == before

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from augment import EvolveOptions, evolve
 from augment.cli import main
@@ -89,6 +91,22 @@ def test_a_run_leaves_its_config_labels_kept_pairs_models_and_one_row_an_iterati
 
 
 @pytest.mark.slow
+def test_a_loop_announces_its_trainings_and_says_once_how_many_conversations_lose_their_beginning(
+    pairs, options, tmp_path
+):
+    said = Console(file=StringIO(), width=200)
+    short = replace(options, method="ser", config=replace(options.config, max_length=12), controls=("random",))
+    with pytest.warns(WeakprefWarning, match=r"longer than 12 tokens and lost their beginning") as warned:
+        found = evolve(pairs[0], tmp_path / "run", short, console=said)
+    assert sum("lost their beginning" in str(warning.message) for warning in warned) == 1
+    assert all(row["long_conversations"] > 0 for row in found.rows)
+    lines = said.file.getvalue().splitlines()
+    assert [line.split("]")[0] for line in lines] == [f"[{k}/5" for k in (1, 2, 3, 4, 5)]
+    assert [line.split(": ")[0].split("] ")[1] for line in lines] == [f"iteration {n}" for n in (0, 1, 1, 2, 2)]
+    assert [line.endswith("control random") for line in lines] == [False, False, True, False, True]
+
+
+@pytest.mark.slow
 def test_weak_supervision_crossfits_and_removes_the_models_of_the_parts(pairs, options, tmp_path):
     known, test = pairs
     found = evolve(
@@ -138,7 +156,7 @@ def test_the_model_that_labels_a_pair_was_not_trained_on_its_group(pairs, option
 
     trained, scored = {}, {}
 
-    def train(data, config, out, _):
+    def train(data, config, out, *_, **__):
         trained[out] = set(exported(data)["question"])
         return real_train(data, config, out)
 
@@ -189,8 +207,8 @@ def worker(tiny):
         process.stdin.close()
 
 
-def begin(worker, out):
-    worker.stdin.write(f"{out}\n")
+def begin(worker, case, out):
+    worker.stdin.write(f"{case}|{out}\n")
     worker.stdin.flush()
     return int(worker.stdout.readline())
 
@@ -201,22 +219,25 @@ def written(folder):
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_with_the_same_ledger_and_labels(worker, tmp_path):
+@pytest.mark.parametrize("case", ["ser+ws", "ser, paper", "ser, as_released", "ensemble", "ensemble, consistency"])
+def test_a_run_killed_at_random_moments_ends_with_the_same_ledger_and_labels(worker, tmp_path, case):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    begin(worker, whole)
+    begin(worker, case, whole)
     assert worker.stdout.readline() == "0\n"
     moments = random.Random(0)
     for _ in range(4):
-        before, process = written(killed), begin(worker, killed)
+        before, process = written(killed), begin(worker, case, killed)
         deadline = time.monotonic() + moments.uniform(0.0, 1.0)
         while written(killed) <= before + moments.randrange(1, 12) or time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(process, signal.SIGKILL)
         assert worker.stdout.readline() == f"{signal.SIGKILL.value}\n"
-    begin(worker, killed)
+    begin(worker, case, killed)
     assert worker.stdout.readline() == "0\n"
-    names = ["ledger.jsonl", "result.json", "config.json", *(f"iteration-{n}/self_labels.parquet" for n in (1, 2))]
-    for name in names:
+    names = ["ledger.jsonl", "result.json", "config.json"]
+    labels = sorted(path.relative_to(whole) for path in whole.rglob("self_labels.parquet"))
+    assert len(labels) == len(ledger(whole)) - 1 > 0
+    for name in (*names, *labels):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     assert not list(killed.rglob(".*.part"))
 

@@ -79,6 +79,12 @@ def test_equal_steps_trains_on_the_seed_alone_as_iteration_0_does(ground, labels
     assert sum(a_chosen) == 5
 
 
+def test_equal_steps_takes_all_its_steps_however_patient_the_others_are(ground, labels, tmp_path):
+    config = RewardConfig(model="minilm", max_steps=4, eval_share=0.2, eval_steps=1, patience=1)
+    _, trained = control("equal-steps", Effort(labels, config, config, 7, 1), ground, tmp_path / "data", seed=0)
+    assert trained == replace(config, max_steps=7, patience=None)
+
+
 def test_the_oracle_trains_on_the_kept_pairs_with_their_true_labels(ground, labels, tmp_path):
     config = RewardConfig(model="minilm", max_steps=2)
     data, trained = control("oracle", Effort(labels, config, config, 7, 1), ground, tmp_path / "data", seed=0)
@@ -96,7 +102,7 @@ def controls(ground, labels, tmp_path, monkeypatch):
 
     def run(options):
         asked = {}
-        monkeypatch.setattr(evolve_round, "train", lambda data, config, out, _: asked.setdefault(out, config))
+        monkeypatch.setattr(evolve_round, "train", lambda data, config, out, *_, **__: asked.setdefault(out, config))
         monkeypatch.setattr(evolve_round, "steps_of", lambda models: 3 * len(models))
         rule = options.rule()
         rows = Round(1, Folder(tmp_path / "run", None, 9), ground, rule, options, None)._controls(labels)

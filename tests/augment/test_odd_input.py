@@ -143,3 +143,13 @@ def test_votes_are_written_over_no_other_pairs_and_nobody_votes_first(folder, ov
         assert "others.parquet holds preference pairs, which would be lost" in capsys.readouterr().err
     assert Path("others.parquet").read_bytes() == before
     assert not server.requests
+
+
+def test_nothing_but_pairs_is_written_over_pairs(folder, capsys):
+    before = Path("pairs.parquet").read_bytes()
+    assert run("label", "pairs.parquet", "-o", "votes.parquet") == 0
+    made = (["fit", "votes.parquet"], ["compare", "votes.parquet"], ["best-of-n", "prompts.parquet", "--rm", "rm"])
+    for command in (*made, ["verify", "rm"], ["eft", "others.parquet"], ["score", "rm", "others.parquet"]):
+        assert run(*command, "-o", "pairs.parquet") == 2, command
+        assert "pairs.parquet holds preference pairs, which would be lost" in " ".join(capsys.readouterr().err.split())
+    assert Path("pairs.parquet").read_bytes() == before

@@ -160,13 +160,3 @@ def test_best_of_n_of_a_file_of_candidates_needs_no_model(prompts, policy_folder
     assert "holds answers already, so --model, --temperature, --seed would do nothing" in capsys.readouterr().err
     assert rewards == sorted(rewards)
     assert len(rewards) == 3
-
-
-@pytest.mark.slow
-def test_smollm2_goes_through_an_iteration_of_cream(smollm2_folder, prompts, tmp_path) -> None:
-    settings = ("--method", "cream", "--iterations", 1, "-n", 3, "--max-tokens", 12, "--lora-rank", 4)
-    options = (*settings, *TINY)
-    assert run("self-reward", prompts, "-o", tmp_path / "run", "--model", smollm2_folder, *options) == 0
-    [row] = [json.loads(line) for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()]
-    assert row["n_pairs"] == 3
-    assert row["training"]["first"]["loss"] == pytest.approx(0.693, abs=0.01)  # policy and reference are the same

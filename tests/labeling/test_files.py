@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from labeling import files
-from labeling.files import replacing
+from labeling.errors import DataError
+from labeling.files import check_report, replacing, write_json
 
 
 def names(folder: Path) -> set[str]:
@@ -44,3 +45,19 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
         made(tmp_path / "out", "two", 3)
     assert names(tmp_path / "out") == {"one"}
     assert names(tmp_path) == {"out"}
+
+
+def test_a_report_is_written_over_no_manifest_but_its_own(tmp_path: Path) -> None:
+    check_report(tmp_path / "new", "fit")
+    check_report(tmp_path, "fit")
+    write_json(tmp_path / "manifest.json", {"command": "fit"})
+    check_report(tmp_path, "fit")
+    for other in ({"command": "train"}, ["fit"]):
+        write_json(tmp_path / "manifest.json", other)
+        with pytest.raises(DataError, match=r"manifest.json is not of a report of fit and would be lost; write the"):
+            check_report(tmp_path, "fit")
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match="would be lost"):
+        check_report(tmp_path, "fit")
+    with pytest.raises(DataError, match=r"manifest.json is a file, expected a folder to write the report to"):
+        check_report(tmp_path / "manifest.json", "fit")

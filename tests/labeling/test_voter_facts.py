@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from labeling.calibration import Calibration
 from labeling.consensus import Consensus
 from labeling.latent_class import LatentClass, Structure
 from labeling.sample import Sample
@@ -49,10 +50,19 @@ def test_the_structure_is_said_in_words():
     structure = Structure(4, blocks=((0, 2),), varied=True, biased=(1,), uneven=True)
     model = LatentClass(structure, np.zeros(sum(structure.sizes)))
     consensus = Consensus(model, np.zeros(4, np.int8), np.zeros(4, bool), 0.0123, 0.9, np.ones(4), True, True)
-    words, rests_on = in_words(consensus, ["length", "judge", "words", "model"], None, float(np.log(19)))
+    words, rests_on = in_words(consensus, ["length", "judge", "words", "model"], None, 0, float(np.log(19)))
     assert words == (
         "copies of a common source: length, words; pairs of differing difficulty; "
         "voters that lean to one position: judge; one position preferred more often"
     )
     assert "voters are right more often than wrong, copies counting as one voter" in rests_on
     assert "never surer than 0.950 (agreement is explained up to 0.012)" in rests_on
+
+
+def test_gold_that_tells_nothing_is_not_counted_as_enough():
+    model = LatentClass(Structure(2), np.zeros(sum(Structure(2).sizes)))
+    consensus = Consensus(model, np.zeros(2, np.int8), np.zeros(2, bool), 0.01, 0.9, np.ones(2), True, True)
+    judged = Calibration(np.full(40, 0.6), np.resize([1.0, 0.0, 0.5, 0.5], 40), None)
+    many, few = (in_words(consensus, ["a", "b"], judged, telling, 3.0)[1] for telling in (40, 20))
+    assert many.startswith("anchored on 40 gold pairs, which stand for")
+    assert few.startswith("anchored on 40 gold pairs, 20 of them ties or without a vote, too few to calibrate")

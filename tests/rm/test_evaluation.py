@@ -130,6 +130,9 @@ def test_a_report_is_written_in_full_and_twice_the_same(
     assert {path.name for path in (tmp_path / "one").iterdir()} == {*FILES, "manifest.json"}
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+    with pytest.raises(DataError, match="would be lost"):
+        write_evaluation(folder, result, pairs, {"pairs": "0"})
+    assert not (folder / "report.json").exists()
     figures = json.loads((tmp_path / "one" / "report.json").read_text())
     assert figures["accuracy"] == result.accuracy
     assert figures["length"]["n_longer"] == result.length.n_longer
