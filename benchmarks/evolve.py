@@ -13,6 +13,7 @@ order of training. All reward models are MiniLM, trained with the settings of `w
 gold only       the seed's labels, 60 steps
 equal steps     the seed's labels, for as many steps as SER takes over its three iterations: 240
 SER, paper      three iterations as in the paper; SER, as released likewise
+SER, paper, 5 % the same where 5 % of the pool are pairs enough for a status, and not 600
 weak only       labels of the heuristics merged by LabelModel (iteration 1 of ser+ws)
 weak only, long the same for as many steps as equal steps
 ser+ws          the default method, at most two iterations of two parts; the reward model it names
@@ -56,6 +57,7 @@ from augment.evolve_options import EvolveOptions
 from augment.evolve_run import claim
 from augment.evolve_training import export_seed, held_out_figures, train
 from augment.export import ExportOptions, export
+from augment.learning_status import Thresholds
 from augment.report import longer_row, measured
 from augment.self_labels import read_self_labels
 from labeling import LabelModel, MajorityVote, apply, heuristics, read_pairs, split_by_group
@@ -71,11 +73,14 @@ LOCK = Path(tempfile.gettempdir()) / "evolve-rows.lock"
 """Held while a row is written: another run may write its own."""
 SETS = ("ukp_convincing", "hh_harmless", "ukp_convincing_smollm2")
 """What is measured: pairs, and reward models that are MiniLM, or SmolLM2-135M where the name says so."""
+QUICKSTART = "quickstart"
+"""The committed pairs can be measured too; no table shows them."""
 SMOLLM2 = "_smollm2"
 GOLD = (150, 50, 450, 0.15)
 ARMS = (
-    "gold only", "equal steps", "SER, paper", "SER, as released", "weak only", "weak only, long", "ser+ws",
-    "ser+ws, seed votes", "oracle", "random", "full", "full, long", "label model", "always longer", "majority vote",
+    "gold only", "equal steps", "SER, paper", "SER, paper, 5 %", "SER, as released", "weak only", "weak only, long",
+    "ser+ws", "ser+ws, seed votes", "oracle", "random", "full", "full, long", "label model", "always longer",
+    "majority vote",
 )  # fmt: skip
 STEPS = 60
 """Optimizer steps of every training but those of equal steps."""
@@ -83,6 +88,7 @@ BASE = "gold only"
 """The arm that gains are measured against, seed by seed."""
 LOOPS: dict[str, dict[str, Any]] = {
     "SER, paper": {"method": "ser", "preset": "paper"},
+    "SER, paper, 5 %": {"method": "ser", "preset": "paper", "thresholds": Thresholds(enough=0.05)},
     "SER, as released": {"method": "ser", "preset": "as_released"},
     "weak only": {"method": "ser+ws", "iterations": 1},
     "weak only, long": {"method": "ser+ws", "iterations": 1},
@@ -117,8 +123,8 @@ class Cell:
     def __init__(self, data: str, gold: float, seed: int, work: Path) -> None:
         self.data, self.gold, self.seed = data, gold, seed
         self.home = work / f"{data}-{gold:g}-{seed}"
-        file = f"{data.removesuffix(SMOLLM2)}.parquet"
-        pairs = read_pairs(ROOT.parent / "shared" / "data" / file, on_bad_rows="drop")
+        file = ROOT.parent / "shared" / "data" / f"{data.removesuffix(SMOLLM2)}.parquet"
+        pairs = read_pairs(ROOT / "data/quickstart/pairs.parquet" if data == QUICKSTART else file, on_bad_rows="drop")
         self.pairs, test = split_by_group(pairs, TEST_SHARE, seed)
         test = test.take(~np.isnan(test.gold))
         chosen = np.random.default_rng(seed).permutation(len(test))[:MAX_TEST_PAIRS]
@@ -269,7 +275,7 @@ def copy(there: Path, here: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["run", "left"])
-    parser.add_argument("--data", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--data", nargs="+", default=list(SETS), choices=(*SETS, QUICKSTART))
     parser.add_argument("--gold", nargs="+", type=float, default=list(GOLD))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)

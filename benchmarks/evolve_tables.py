@@ -132,7 +132,7 @@ def labels_table(known: dict[str, Any], data: str) -> str:
         "|---" * 9 + "|",
     ]
     for gold in sizes(known, data):
-        for arm in ("SER, paper", "SER, as released", "ser+ws", "ser+ws, seed votes"):
+        for arm in ("SER, paper", "SER, paper, 5 %", "SER, as released", "ser+ws", "ser+ws, seed votes"):
             ledgers = [known[key(data, gold, seed, arm)]["ledger"] for seed in measured(known, data, gold, arm)]
             for n in range(1, max(map(len, ledgers), default=0)):
                 found = [ledger[n] for ledger in ledgers if len(ledger) > n]

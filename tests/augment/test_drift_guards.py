@@ -79,6 +79,11 @@ def test_length_drift_is_measured_against_the_seeds_own_labels():
     assert (found["longer_share"], found["length_drift"]) == (1.0, 0.5)
     margin = np.log(p_a / (1 - p_a))[pool]
     assert found["reward_length_correlation"] == pytest.approx(np.corrcoef(margin, longer[pool])[0, 1])
+    votes = {"no model": np.full(6, np.nan), "a model": np.array([9.0, np.nan, 1.0, 3.0, 2.0, np.nan])}
+    of = {who: drift_figures(labels(p_a, pool, margin), None, pool, gold, longer) for who, margin in votes.items()}
+    assert of["no model"]["margin_length_correlation"] is None
+    seen = np.corrcoef([1.0, 3.0, 2.0], [10.0, 20.0, -3.0])[0, 1]
+    assert of["a model"]["margin_length_correlation"] == pytest.approx(seen)
     assert (found["kept"], found["kept_share"], found["consistency_rate"]) == (4, 1.0, None)
 
 

@@ -312,12 +312,13 @@ def test_a_run_that_is_killed_goes_on_to_the_same_files(policy_folder, tmp_path)
     command = [sys.executable, "-c", code, str(policy_folder)]
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     options = {"stdout": subprocess.PIPE, "text": True, "env": environment}
-    with subprocess.Popen([*command, str(tmp_path / "killed")], **options) as run:
-        for line in run.stdout:
-            if line.startswith("iteration 2 of 2: model"):
-                time.sleep(0.05)
-                run.send_signal(signal.SIGKILL)
-    assert run.wait() == -signal.SIGKILL
+    for step in ("1 of 2: candidates", "1 of 2: model", "2 of 2: scores", "2 of 2: model"):
+        with subprocess.Popen([*command, str(tmp_path / "killed")], **options) as run:
+            for line in run.stdout:
+                if line.startswith(f"iteration {step}"):
+                    time.sleep(0.05)
+                    run.send_signal(signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL
     said: list[str] = []
     self_reward(PROMPTS, policy_folder, CREAM, tmp_path / "killed", say=said.append)
     assert said == ["iteration 2 of 2: model"]
