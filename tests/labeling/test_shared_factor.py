@@ -153,7 +153,7 @@ def test_margins_of_a_confounder_are_modelled_as_such(rows_of):
     scores, _ = margins_of(SharedFactor(np.linspace(0.4, 0.9, 6), np.linspace(1.0, 0.3, 6), np.ones(6)), 3000)
     confounded = learn_consensus(rows_of(np.sign(scores).astype(np.int8), scores))
     assert isinstance(confounded.model, SharedFactor)
-    assert in_words(confounded, "abcdef", None, 3.0)[0] == "margins that share a confounder"
+    assert in_words(confounded, "abcdef", None, 0, 3.0)[0] == "margins that share a confounder"
 
 
 def test_a_gaussian_model_leaves_nothing_unexplained_of_its_own_margins(rows_of):
