@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from augment.dpo import PolicyConfig, SoftPairs, Trained, finish, lora, run, told, train_dpo
+from augment.generate import check_prompts
 from augment.policies import PACKAGED, load_policy, need_rlhf, quiet_trl, save_as_folder, with_template
 from augment.policy_rewards import Ensemble, Penalties, reward_functions
 from augment.run_identity import known_as
@@ -94,6 +95,7 @@ def align_with_rewards(
     """
     need_rlhf()
     check_new(out)
+    check_prompts(prompts)
     if config.batch_size * config.gradient_accumulation % exploring.n:
         raise DataError(
             f"batch_size {config.batch_size} x gradient_accumulation {config.gradient_accumulation} responses a step "

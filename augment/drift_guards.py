@@ -113,9 +113,9 @@ def drift_figures(
     kept_share: pairs of the pool (mask, (n,)) trained on, of all. longer_share: those whose preferred response is the
     longer one, of those that differ in length; length_drift is that less the share among the seed's labels (`seed_gold`
     (n,), NaN elsewhere). reward_length_correlation is Pearson's, of the log-odds that A is preferred and `longer` (n,),
-    characters of A less those of B: where a reward model alone labels, log-odds are its margin; margin_length_correlation
-    is of the margin of the reward model that labels or votes, None where none does. consistency_rate is the share of
-    the pool on which this iteration prefers what the one before did.
+    characters of A less those of B: where a reward model alone labels, log-odds are its margin.
+    margin_length_correlation is of the margin of the reward model that labels or votes, None where none does.
+    consistency_rate is the share of the pool on which this iteration prefers what the one before did.
     """
     trained = pool & labels.trained
     share, among_gold = _longer_share(labels.target, longer, trained), _longer_share(seed_gold, longer, None)

@@ -56,7 +56,10 @@ class Eft:
         """Write the items as Parquet, `SCHEMA`."""
         rows = [
             {
-                "messages": [*item.asked, {"role": "assistant", "content": item.text}],
+                "messages": [
+                    *item.asked,
+                    {"role": "assistant", "content": item.text.encode("utf-8", "replace").decode()},
+                ],
                 "prompt_id": item.prompt_id,
                 "response": item.response,
                 "score": item.score,
@@ -77,6 +80,7 @@ def build_eft(
     in `grade`, and counted. Raises DataError where no pair has a gold label that is no tie, all prompts are
     contradictory, or no grading agrees with people.
     """
+    _check_most(most_per_score)
     decided = ~np.isnan(pairs.gold) & (pairs.gold != 0.5)
     if not decided.any():
         raise DataError(f"none of {len(pairs)} pairs says which response is better; pass pairs with a gold column")
@@ -190,8 +194,7 @@ def flatten(gradings: Sequence[Grading], most_per_score: int | None = None, seed
 
     Default: the mean count of the scores that occur, rounded up, so that frequent scores lose and rare ones stay.
     """
-    if most_per_score is not None and most_per_score < 1:
-        raise DataError(f"most_per_score is {most_per_score}; expected 1 or more, or none")
+    _check_most(most_per_score)
     counted = Counter(grading.score for grading in gradings)
     most = most_per_score or -(-len(gradings) // max(len(counted), 1))
     drawn = sorted(gradings, key=lambda grading: _lot(grading, seed))
@@ -202,6 +205,11 @@ def flatten(gradings: Sequence[Grading], most_per_score: int | None = None, seed
         if place[grading.score] <= most:
             kept.add(id(grading))
     return [grading for grading in gradings if id(grading) in kept]
+
+
+def _check_most(most_per_score: int | None) -> None:
+    if most_per_score is not None and most_per_score < 1:
+        raise DataError(f"most_per_score is {most_per_score}; expected 1 or more, or none")
 
 
 def _above(won: int | None, lost: int | None) -> bool:

@@ -106,20 +106,29 @@ def generate(
                     _answer(path, some, engine, sampling, watch)
                 except BudgetError as error:
                     raise BudgetError(f"{error}; {i} of {len(chunks)} parts lie in {parts}") from None
-        _join([path for path, _ in chunks], run, target)
+        files = [path for path, _ in chunks]
+        if all(_is_unanswered(path) for path in files):
+            remove_parts(parts)
+            text = _too_long(target, len(unique), len(unique), engine, sampling)
+            raise DataError(f"{text}, so there is nothing to write: shorten them, or ask for shorter answers")
+        _join(files, run, target)
     remove_parts(parts)
     made = _counted(target, len(prompts), len(unique))
     if made.n_too_long:
-        text = (
-            f"{target}: {made.n_too_long:,} of {made.n_prompts:,} prompts are too long for {engine.model} beside "
-            f"{sampling.max_tokens:,} tokens of answer"
-        )
-        if made.n_too_long == made.n_prompts:
-            target.unlink()
-            raise DataError(f"{text}, so there is nothing to write: shorten them, or ask for shorter answers")
+        text = _too_long(target, made.n_too_long, made.n_prompts, engine, sampling)
         way_out = "shorten them, ask for shorter answers or a larger context, and write to another file"
         warnings.warn(f"{text}: their candidates are empty; {way_out}", WeakprefWarning, stacklevel=2)
     return made
+
+
+def _is_unanswered(path: Path) -> bool:
+    """Return whether all prompts of a part are too long."""
+    return bool(pc.all(pc.equal(pq.read_table(path, columns=["finish_reason"])["finish_reason"], "too_long")).as_py())
+
+
+def _too_long(target: Path, n: int, of: int, engine: Engine, sampling: Sampling) -> str:
+    room = f"for {engine.model} beside {sampling.max_tokens:,} tokens of answer"
+    return f"{target}: {n:,} of {of:,} prompts are too long {room}"
 
 
 def unanswered(

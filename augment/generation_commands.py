@@ -44,6 +44,8 @@ class Prompting:
 
     def __post_init__(self) -> None:
         check_limit(self.max_overlap)
+        if self.held_out is None and self.max_overlap != type(self).max_overlap:
+            raise DataError("--max-overlap does nothing without --held-out; pass what is not to be overlapped with")
 
     def __call__(self, prompts: Sequence[Conversation]) -> tuple[list[Conversation], dict[str, object]]:
         """Return the prompts to answer, and counts. Raises DataError if one overlaps with those held out."""
@@ -153,6 +155,10 @@ def pair(paths: Sequence[Path], out: Path, how: Pairing, score: str | None = Non
     """Write pairs of the candidates in some files, scored by their column `score`; return what happened in one line."""
     for path in paths:
         check_out(out, path, pairs=True)
+    for scheme, name in (("length-controlled", "tier_share"), ("random", "n"), ("random", "seed")):
+        if how.scheme != scheme and getattr(how, name) != getattr(Pairing, name):
+            given = f"-{name}" if name == "n" else f"--{name.replace('_', '-')}"
+            raise DataError(f"{given} is an option of --scheme {scheme}, not {how.scheme}; leave it out")
     tables = [read_candidates(path) for path in paths]
     names = ["prompt", "response", "sample", "model"]
     table = pa.concat_tables([part.select(names).replace_schema_metadata() for part in tables])

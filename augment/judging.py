@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 
 from augment.commands import Reading, check_out, write_manifest
 from augment.models import ModelOptions
@@ -17,7 +18,7 @@ from labeling import write_votes
 from labeling.errors import DataError
 from labeling.judge_plot import plot_verdicts
 from labeling.judge_report import judge_report
-from labeling.layouts import TEXT
+from labeling.layouts import TEXT, is_number
 from labeling.llm import Sampling
 from labeling.pairs import Pairs
 from labeling.pairwise_judge import CRITERION, PairwiseJudge
@@ -37,6 +38,9 @@ class Asking:
 
     kind: Literal["pairwise", "rubric"] = option(
         "pairwise: which response is better, in both orders; rubric: a grade from 0 to 5 for each.", "pairwise"
+    )
+    name: str | None = option(
+        "What it is called among the voters (default: pairwise_judge or rubric_judge); two judges need two names."
     )
     criterion: str | None = option("What makes a response better, in words (default: built in).")
     criteria: Path | None = option("rubric: JSON file {criterion in words: weight}, each graded by itself.")
@@ -61,12 +65,13 @@ class Asking:
             n, heat = self.reasoning, 0.0 if self.reasoning == 1 else 0.7
             how = Sampling(n, heat, 0.9, 512, seed=self.seed) if n else None
             return PairwiseJudge(
-                NOBODY, self.criterion or CRITERION, template=self.template, on_flip=self.on_flip,
-                reasoning=how, max_prompt_tokens=self.max_prompt_tokens,
+                NOBODY, self.criterion or CRITERION, self.name or PairwiseJudge.name, template=self.template,
+                on_flip=self.on_flip, reasoning=how, max_prompt_tokens=self.max_prompt_tokens,
             )  # fmt: skip
         criteria = {self.criterion: 1.0} if self.criterion else {}
         return RubricJudge(
-            NOBODY, read_criteria(self.criteria) if self.criteria else criteria, template=self.template,
+            NOBODY, read_criteria(self.criteria) if self.criteria else criteria, self.name or RubricJudge.name,
+            template=self.template,
             sampling=replace(THREE_SAMPLES, n=self.samples, seed=self.seed) if self.samples else None,
             max_prompt_tokens=self.max_prompt_tokens,
         )  # fmt: skip
@@ -107,7 +112,9 @@ def judge(
 
     With `spending.dry_run`, return what it would take instead.
     """
-    check_out(out, path)
+    for file in (out, reporting.report, reporting.plot):
+        if file is not None:
+            check_out(file, path)
     model.check()
     spending.check(cached=False)
     if limit is not None and limit < 1:
@@ -116,7 +123,8 @@ def judge(
         raise DataError(f"a plot is PNG or SVG: expected --plot to end in .png or .svg, found {reporting.plot}")
     voter = asking.judge()
     pairs = reading(path)
-    pairs = pairs if limit is None else pairs.take(np.arange(min(limit, len(pairs))))
+    if limit is not None:
+        pairs = replace(pairs.take(np.arange(min(limit, len(pairs)))), dropped=pairs.dropped)
     if isinstance(voter, RubricJudge) and asking.references:
         voter = replace(voter, references=read_references(asking.references, pairs))
     if spending.dry_run:
@@ -161,12 +169,13 @@ def read_references(path: Path, pairs: Pairs) -> dict[str, str]:
     """
     table = open_source(str(path)).table
     for name in ("prompt", "reference"):
-        if name not in table.column_names or not TEXT.holds(table[name].type):
+        number = name == "reference" and name in table.column_names and is_number(table[name].type)
+        if name not in table.column_names or not (number or TEXT.holds(table[name].type)):
+            columns = ", ".join(f"{column.name} ({column.type})" for column in table.schema)
             raise DataError(
-                f"{path}: expected columns prompt and reference with texts, found {', '.join(table.column_names)}; "
-                "rename or convert them"
+                f"{path}: expected columns prompt and reference with texts, found {columns}; rename or convert them"
             )
-    texts = zip(table["prompt"].to_pylist(), table["reference"].to_pylist(), strict=True)
+    texts = zip(table["prompt"].to_pylist(), table["reference"].cast(pa.string()).to_pylist(), strict=True)
     known = {prompt: answer for prompt, answer in texts if prompt and answer}
     asked = zip(pairs.pair_ids.tolist(), pairs.prompt_texts.to_pylist(), strict=True)
     found = {pair: known[prompt] for pair, prompt in asked if prompt in known}

@@ -13,7 +13,7 @@ import numpy as np
 from augment.contamination import words
 from augment.progress import progress_bar
 from labeling.errors import DataError, WeakprefWarning
-from labeling.llm import Completion, Conversation, Engine, Sampling
+from labeling.llm import Completion, Conversation, Engine, Sampling, fitting
 from labeling.pairs import question
 
 KEYWORDS = (
@@ -96,7 +96,7 @@ def new_prompts(
 
     Raises DataError for no seeds, n below 1, or settings out of range.
     """
-    seeds, known = ([" ".join(question(prompt).split()) for prompt in given] for given in (seed_prompts, avoid))
+    seeds, known = ([" ".join((question(prompt) or "").split()) for prompt in given] for given in (seed_prompts, avoid))
     _check(seeds, n, how, keep)
     pool, left_out, kept = Pool(keep, [*seeds, *known]), Counter[str](), list[str]()
     rng, n_requests, n_tokens = np.random.default_rng(how.seed), 0, 0
@@ -105,7 +105,8 @@ def new_prompts(
         watch(wanted=n)
         while len(kept) < n and n_requests < most:
             size = min(how.batch, most - n_requests)
-            shown = [_examples(seeds, kept, how, rng) for _ in range(size)]
+            drawn = [_examples(seeds, kept, how, rng) for _ in range(size)]
+            shown = [_fitting(examples, engine, sampling.max_tokens) for examples in drawn]
             # Another seed for every batch: few seeds mean that the same request comes again.
             answers = engine.generate([*map(request, shown)], replace(sampling, seed=sampling.seed + n_requests))
             before, written = len(kept), sum(completion.n_tokens for samples in answers for completion in samples)
@@ -172,6 +173,8 @@ class Pool:
         n = bag.total()
         if cut:
             return "cut at max_tokens"
+        if not is_storable(text):
+            return "of characters that no file holds"
         if not n:
             return "no words"
         if n < self.keep.min_words:
@@ -199,12 +202,25 @@ class _Words:
         return words(text)
 
 
+def is_storable(text: str) -> bool:
+    """Return whether a text can be a prompt in a file: no NUL character, no lone surrogate."""
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def _examples(seeds: Sequence[str], kept: Sequence[str], how: FewShot, rng: np.random.Generator) -> list[str]:
     n_new = min(how.n_new, len(kept))
     n_seeds = min(how.n_seeds + how.n_new - n_new, len(seeds))
     chosen = [seeds[i] for i in rng.choice(len(seeds), n_seeds, replace=False)]
     chosen += [kept[i] for i in rng.choice(len(kept), n_new, replace=False)] if n_new else []
     return [chosen[i] for i in rng.permutation(len(chosen))]
+
+
+def _fitting(examples: list[str], engine: Engine, max_tokens: int) -> list[str]:
+    """Return as many of the examples as the model has room for beside its answer, the longest left out first."""
+    while len(examples) > 1 and not fitting([request(examples)], engine, max_tokens)[0]:
+        longest = max(range(len(examples)), key=lambda i: len(examples[i]))
+        examples = [*examples[:longest], *examples[longest + 1 :]]
+    return examples
 
 
 def _check(seeds: Sequence[str], n: int, how: FewShot, keep: PromptFilter) -> None:

@@ -183,7 +183,9 @@ def alignment_prompts(data: str) -> list[Conversation]:
     files = training_files(path) if path.is_dir() else [path] if path.suffix == ".parquet" else []
     names = set(_columns(files[0])) if files else set()
     if "messages" not in names or ("prompt" in names and not {"question", "p_chosen"} <= names):
-        return read_prompts(data)
+        prompts = read_prompts(data)
+        check_prompts(prompts)
+        return list({prompt_id(turns): turns for turns in prompts}.values())
     found = [turns for file in files for turns in pq.read_table(file, columns=["messages"])["messages"].to_pylist()]
     check_prompts(found)
     return list({prompt_id(turns): turns for turns in found}.values())

@@ -328,7 +328,7 @@ def plan(
     gold = None if gold is None else decided(gold)
     check(prompts, model, how, Path(out), gold)
     is_begun(Path(out), prompts, str(model), how, gold)
-    n = how.new_prompts or len(prompts)
+    n = how.new_prompts or len({prompt_id(prompt) for prompt in prompts})
     n_candidates = n * how.sampling(1).n
     graded = n_candidates * (how.grades.n if how.grades else 1)
     asked = f"{graded:,} grades" if how.method == "srlm" else "implicit rewards"

@@ -29,7 +29,10 @@ def join_votes(parts: Sequence[Voted | VoteMatrix]) -> Voted:
     names = [name for votes, _ in known for name in votes.names]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise VotesError(f"more than one file holds votes of {', '.join(twice)}; expected each voter once")
+        raise VotesError(
+            f"more than one file holds votes of {', '.join(twice)}; expected each voter once: give judges a --name, or "
+            "leave a file out"
+        )
     place: dict[str, int] = {}
     for votes, _ in known:
         for pair in votes.pair_ids.tolist():

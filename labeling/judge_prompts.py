@@ -104,6 +104,13 @@ def _fence(title: str, text: str, code: str) -> str:
     return f"<<<BEGIN {title} {code}>>>\n{text}\n<<<END {title} {code}>>>"
 
 
+def criterion_unseen(file: str | Path | None) -> DataError:
+    """Return the error of a template that asks the same whatever the criterion."""
+    return DataError(
+        f"template {file} asks the same whatever the criterion; write {{{{ criterion }}}} in it, or leave that out"
+    )
+
+
 def _rendered(parsed: jinja2.Template, file: Path, texts: Mapping[str, str], values: Mapping[str, Any]) -> str:
     blocks = fenced(texts) if texts else {}
     try:

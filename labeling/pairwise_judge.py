@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from labeling.errors import DataError
-from labeling.judge_prompts import Template, load_template
+from labeling.judge_prompts import Template, criterion_unseen, load_template
 from labeling.llm import Conversation, Engine, Sampling, check_engine
 from labeling.pairs import Pairs, asked_of, ids_of
 from labeling.returned import Votes, signs_to_votes
@@ -64,7 +64,9 @@ class PairwiseJudge:
         if self.on_flip not in ("abstain", "keep"):
             raise DataError(f'on_flip is {self.on_flip!r}; expected "abstain" or "keep"')
         check_engine(self.engine)
-        self._prompts(("", "", ""))  # a template that cannot be used is refused here, not after the first pairs
+        shown = self._whole()  # a template that cannot be used is refused here, not after the first pairs
+        if self.criterion != CRITERION and shown == replace(self, criterion=CRITERION)._whole():
+            raise criterion_unseen(self.template)
 
     @property
     def columnar(self) -> bool:
@@ -105,6 +107,11 @@ class PairwiseJudge:
         values = {"criterion": self.criterion, "stage": "ask" if self.reasoning is None else "reason"}
         shown = ({"question": question, "response_a": x, "response_b": y} for x, y in ((a, b), (b, a)))
         return [self._template(texts, values) for texts in shown]
+
+    def _whole(self) -> list[Conversation]:
+        """Return all that is asked of a pair of empty texts."""
+        prompts = self._prompts(("", "", ""))
+        return prompts if self.reasoning is None else [self._followed(prompt, "") for prompt in prompts]
 
     def _followed(self, prompt: Conversation, reasoning: str) -> Conversation:
         """Return a prompt, what the model reasoned and the question for its verdict."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from labeling.errors import DataError
-from labeling.judge_prompts import Template, load_template
+from labeling.judge_prompts import Template, criterion_unseen, load_template
 from labeling.llm import Conversation, Engine, Sampling, check_engine
 from labeling.pairs import Pairs, asked_of, ids_of
 from labeling.returned import Votes, signs_to_votes
@@ -58,7 +58,10 @@ class RubricJudge:
         if any(not 0 < weight < math.inf for weight in self.criteria.values()):
             raise DataError(f"criteria have the weights {list(self.criteria.values())}; expected numbers above 0")
         check_engine(self.engine)
-        self._prompts(("", "", ""))  # a template that cannot be used is refused here, not after the first pairs
+        named = ("", "", "") if self.references else ("", "")
+        prompts = self._prompts(named)  # a template that cannot be used is refused here, not after the first pairs
+        if self.criteria and any(prompt in self._prompts(named, [""]) for prompt in prompts):
+            raise criterion_unseen(self.template)
 
     @property
     def columnar(self) -> bool:
@@ -109,11 +112,12 @@ class RubricJudge:
             items += [(question, response, *reference) for response in (a, b)]
         return items
 
-    def _prompts(self, texts: Texts) -> list[Conversation]:
+    def _prompts(self, texts: Texts, criteria: Sequence[str] | None = None) -> list[Conversation]:
         """Return the prompts that grade one response: one a criterion."""
         named = dict(zip(("question", "response", "reference"), texts, strict=False))
         values = {"reference": None, "closed": self.sampling is None}
-        return [self._template(named, values | {"criterion": text}) for text in self.criteria or ("",)]
+        asked = list(self.criteria) or [""] if criteria is None else criteria
+        return [self._template(named, values | {"criterion": text}) for text in asked]
 
     def _grades(self, prompts: Sequence[Conversation]) -> tuple[FloatArray, _Counts]:
         """Return a score a prompt, in [0, 5], NaN where there is none, and what was drawn."""

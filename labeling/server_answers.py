@@ -99,7 +99,8 @@ def checked(answer: Any) -> ChatCompletion:
     if getattr(choices[0], "finish_reason", None) == "content_filter" or getattr(message, "refusal", None):
         why, usage = getattr(message, "refusal", None) or "content_filter", getattr(answer, "usage", None)
         raise AnswerRefusedError(why, getattr(usage, "completion_tokens", None))
-    if getattr(message, "content", None) is None:
+    cut = getattr(choices[0], "finish_reason", None) == "length"  # before a reasoning model came to its answer
+    if getattr(message, "content", None) is None and not (cut and message is not None):
         raise ValueError("a choice without text")
     checked: ChatCompletion = answer
     return checked

@@ -57,13 +57,17 @@ def fit_prompts(texts: Sequence[Texts], render: Render, engine: Engine, max_toke
     tokens = _tokens(prompts, engine)
     over = np.flatnonzero(tokens.max(axis=1) > max_tokens)
     uncut = list(result)
+    for row in over.tolist():  # what is cut again says how much of the whole text is left out
+        result[row] = texts[row]
 
     def fits(rows: list[Texts]) -> BoolArray:
         fitting: BoolArray = _tokens([render(row) for row in rows], engine).max(axis=1) <= max_tokens
         return fitting
 
     for shorten in (_shorten_responses, _shorten_question):
-        over = _shortened(result, over, shorten, fits)
+        over = _shortened(result, over, shorten, fits, most)
+    for row in over.tolist():
+        result[row] = uncut[row]
     shortened = [i for i, row in enumerate(result) if row != uncut[i]]
     for i in shortened:
         prompts[i] = render(result[i])
@@ -105,15 +109,22 @@ def _shorten_question(texts: Texts, max_chars: int) -> Texts:
 
 
 def _shortened(
-    texts: list[Texts], over: IntArray, shorten: Callable[[Texts, int], Texts], fits: Callable[[list[Texts]], BoolArray]
+    texts: list[Texts],
+    over: IntArray,
+    shorten: Callable[[Texts, int], Texts],
+    fits: Callable[[list[Texts]], BoolArray],
+    most: int,
 ) -> IntArray:
-    """Shorten the rows `over` in place, by bisection on the characters that stay; return those that do not fit."""
+    """Shorten the rows `over` in place, by bisection on the up to `most` characters of a text that stay.
+
+    Return those that do not fit.
+    """
     if not len(over):
         return over
     low = np.full(len(over), LEAST_CHARS)
     possible = fits([shorten(texts[i], LEAST_CHARS) for i in over])
     rows, low = over[possible], low[possible]
-    high = np.array([max(map(len, texts[i])) for i in rows], dtype=np.int64)
+    high = np.array([min(max(map(len, texts[i])), most) for i in rows], dtype=np.int64)
     while (open_ := np.flatnonzero(high - low > np.maximum(low // 50, 1))).size:
         middle = (low[open_] + high[open_]) // 2
         good = fits([shorten(texts[rows[k]], int(m)) for k, m in zip(open_, middle, strict=True)])

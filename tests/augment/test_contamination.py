@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -72,7 +73,9 @@ def test_a_limit_that_is_no_share_does_not_switch_the_check_off(limit):
     with pytest.raises(DataError, match=r"expected a share in \[0, 1\]"):
         found.check(limit)
     with pytest.raises(DataError, match=r"expected a share in \[0, 1\]"):
-        Prompting(max_overlap=limit)
+        Prompting(held_out=Path("x"), max_overlap=limit)
+    with pytest.raises(DataError, match="--max-overlap does nothing without --held-out"):
+        Prompting(max_overlap=0.1)
 
 
 def test_nothing_held_out_is_an_error_and_no_prompts_are_not():

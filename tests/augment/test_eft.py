@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augment.eft import SCHEMA, Grading, agree_with_people, build_eft, flatten
+from augment.eft import SCHEMA, Eft, Grading, agree_with_people, build_eft, flatten
 from labeling.errors import DataError
 from labeling.llm import Completion, Sampling
 
@@ -135,3 +135,16 @@ def test_pairs_that_say_nothing_and_a_judge_that_never_agrees_are_errors(make_pa
         build_eft(make_pairs([(prompts(1)[0], "a!", "b")], [0.0]), Grader(), Sampling())
     with pytest.raises(DataError, match="most_per_score is 0"):
         flatten([], 0)
+
+
+def test_a_score_that_cannot_be_kept_often_enough_is_refused_before_anything_is_graded(make_pairs) -> None:
+    grader = Grader()
+    grader.generate = None
+    with pytest.raises(DataError, match="most_per_score is 0"):
+        build_eft(make_pairs([(prompts(1)[0], "Fine!", "Meh.")], [1.0]), grader, Sampling(n=2), most_per_score=0)
+
+
+def test_a_grading_that_no_file_holds_is_written_with_a_mark_in_its_place(tmp_path) -> None:
+    Eft([Grading("p", "r", 0, ASK, "So \ud800.\nScore: 4", 4)], {}).write(tmp_path / "eft.parquet")
+    [row] = pq.read_table(tmp_path / "eft.parquet").to_pylist()
+    assert row["messages"][1]["content"] == "So ?.\nScore: 4"

@@ -110,6 +110,12 @@ def test_where_no_prompt_leaves_the_model_room_nothing_is_written(tmp_path):
     with pytest.raises(DataError, match=r"2 of 2 prompts are too long for scripted@1 .* nothing to write"):
         generate(prompts, Small(), tmp_path / "out.parquet", SAMPLING)
     assert not list(tmp_path.iterdir())
+    generate(PROMPTS, Small(), tmp_path / "out.parquet", SAMPLING)
+    before = (tmp_path / "out.parquet").read_bytes()
+    with pytest.raises(DataError, match="nothing to write"):
+        generate(prompts, Small(), tmp_path / "out.parquet", SAMPLING)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+    assert (tmp_path / "out.parquet").read_bytes() == before
 
 
 def test_an_answer_longer_than_the_model_holds_is_refused_before_anything_is_asked(tmp_path):

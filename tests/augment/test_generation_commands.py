@@ -55,6 +55,8 @@ def test_what_cannot_be_paired_or_answered_is_refused_in_one_line(folder, fails)
     assert "has no column score of numbers" in fails(*asked, "--score", "score")
     assert "no pair could be made of 3 candidates" in fails(*asked, "--scheme", "two-models")
     assert "is also the input" in fails("pair", "candidates.parquet", "-o", "candidates.parquet")
+    assert "-n is an option of --scheme random, not all; leave it out" in fails(*asked, "-n", "3")
+    assert "--tier-share is an option of --scheme length-controlled" in fails(*asked, "--tier-share", "0.4")
     pq.write_table(pa.table({"text": ["Hi"]}), "texts.parquet")
     generate = ["generate", "texts.parquet", "-o", "out.parquet", "--model", "smollm2"]
     assert "expected a column prompt" in fails(*generate)

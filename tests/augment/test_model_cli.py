@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from augment.cli import main
+from labeling import read_votes
 
 TEXTS = [f"Name a colour, number {i}." for i in range(6)]
 
@@ -352,13 +353,24 @@ def test_references_are_shown_with_the_prompts_they_belong_to(folder, server, ov
     assert sum("Teal, say." in text for text in asked) == 4
     pq.write_table(pa.table({"prompt": ["Other?"], "reference": ["x"]}), "good.parquet")
     assert "none of its prompts is one of the pairs'" in fails(*rubric, "--references", "good.parquet")
-    assert "expected columns prompt and reference" in fails(*rubric, "--references", "prompts.parquet")
+    assert "found prompt (string); rename" in fails(*rubric, "--references", "prompts.parquet")
+    pq.write_table(pa.table({"prompt": TEXTS[:1], "reference": [42]}), "good.parquet")
+    server.requests.clear()
+    assert run(*rubric, "--references", "good.parquet", "--drop-bad-rows", "--limit", "2", "--name", "strict") == 0
+    assert any("\n42\n" in request["messages"][0]["content"] for request in server.requests)
+    assert read_votes("votes.parquet")[0].names == ("strict",)
+
+
+def test_a_report_on_a_judge_is_written_over_no_pairs(folder, over_http, fails):
+    before = Path("pairs.parquet").read_bytes()
+    for option in ("--report", "--plot"):
+        given = "pairs.parquet" if option == "--report" else "."
+        fails("judge", "pairs.parquet", "-o", "votes.parquet", *over_http, option, given)
+    assert Path("pairs.parquet").read_bytes() == before
 
 
 @pytest.mark.slow
 def test_a_flip_keeps_its_margin_where_that_is_asked_for(folder, over_http):
-    from labeling import read_votes
-
     judge = ["judge", "pairs.parquet", *over_http, "-o"]
     assert run(*judge, "abstain.parquet") == run(*judge, "keep.parquet", "--on-flip", "keep") == 0
     flipped = counts("keep.parquet")["abstained"]["flipped"]

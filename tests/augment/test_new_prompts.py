@@ -28,6 +28,7 @@ class Author:
     """Writes three numbered tasks of random nouns a request; remembers what it was shown."""
 
     model = source = "author@1"
+    context = None
 
     def __init__(self):
         self.requests = []
@@ -201,3 +202,36 @@ def test_dialogues_show_their_last_user_turn():
 def test_settings_out_of_range_are_named(arguments, words):
     with pytest.raises(DataError, match=words):
         new_prompts(**({"seed_prompts": SEEDS, "engine": Author(), "n": 1} | arguments))
+
+
+class Small(Author):
+    """Holds so many characters of a request, and 512 of answer."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.context = room + 512
+
+    def count_tokens(self, prompts):
+        return [len(prompt[0]["content"]) for prompt in prompts]
+
+    def generate(self, prompts, sampling):
+        assert all(count + sampling.max_tokens <= self.context for count in self.count_tokens(prompts))
+        return super().generate(prompts, sampling)
+
+
+def test_a_seed_too_long_to_be_shown_is_not_and_the_others_are():
+    seeds = [*SEEDS, [{"role": "user", "content": "Explain this: " + "word " * 300}]]
+    model = Small(1200)
+    assert len(new_prompts(seeds, model, 5).prompts) == 5
+    assert not any("word word" in request[0]["content"] for request in model.requests)
+
+
+@pytest.mark.parametrize("text", ["Tell me of \0 and other signs", "Tell me of \ud800 and other signs"])
+def test_a_prompt_that_no_file_holds_is_left_out(text):
+    with pytest.warns(WeakprefWarning, match="of characters that no file holds"):
+        assert not new_prompts(SEEDS, Says(f" {text}"), 1, how=FewShot(max_requests=2)).prompts
+
+
+def test_a_seed_without_a_text_is_named():
+    with pytest.raises(DataError, match="seed 1 has no user turn with a text"):
+        new_prompts([SEEDS[0], [{"role": "user", "content": None}]], Author(), 1)

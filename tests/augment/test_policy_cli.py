@@ -75,6 +75,12 @@ def test_prompts_to_align_on_come_from_pairs_or_from_prompts(augmented, prompts)
     assert len(found) == 6
     assert {turns[0]["content"] for turns in found} >= {"Be brief.", "Question 0 about colours?"}
     assert alignment_prompts(str(prompts))[0] == [{"role": "user", "content": "Name colour 0."}]
+    twice = prompts.with_name("twice.parquet")
+    pq.write_table(pa.table({"prompt": ["Hi", "Hi", "Ho"]}), twice)
+    assert [turns[0]["content"] for turns in alignment_prompts(str(twice))] == ["Hi", "Ho"]
+    pq.write_table(pa.table({"prompt": ["Hi", " "]}), twice)
+    with pytest.raises(DataError, match=r"prompt 1 is .* with texts that are not blank"):
+        alignment_prompts(str(twice))
 
 
 def test_conversations_that_hold_the_answer_are_no_prompts(augmented, tmp_path) -> None:

@@ -162,3 +162,10 @@ def test_prompts_of_a_script_without_blanks_are_named_where_they_differ() -> Non
     assert "猫是什么" in names[0]
     assert "狗是什么" in names[1]
     assert prompt_names([[{"role": "user", "content": "a " * 99 + "end"}]])[0].endswith("end'")
+
+
+def test_an_answer_cut_before_it_began_is_an_empty_one(serve: Any) -> None:
+    engine, script = serve(body(completion(None).replace(b'"stop"', b'"length"')))
+    [[found]] = engine.generate(PROMPTS[:1], Sampling())
+    assert (found.text, found.finish_reason) == ("", "length")
+    assert len(script.requests) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,18 @@ def test_a_template_that_cannot_be_used_is_refused_before_anything_is_asked(scri
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize("reasoning", [None, Sampling(n=1, temperature=0.0, max_tokens=9)])
+def test_a_template_that_asks_by_no_criterion_is_refused_where_one_is_given(scripted, tmp_path, reasoning):
+    path = tmp_path / "mine.jinja"
+    shown = "{{ question }}{{ response_a }}{{ response_b }}"
+    path.write_text(f"{{% if stage != 'verdict' %}}{shown}{{% endif %}} A or B?")
+    PairwiseJudge(scripted(), template=path, reasoning=reasoning)
+    with pytest.raises(DataError, match="asks the same whatever the criterion"):
+        PairwiseJudge(scripted(), "Shorter is better.", template=path, reasoning=reasoning)
+    path.write_text(f"{{% if stage != 'verdict' %}}{shown}{{% endif %}}{{{{ criterion }}}} A or B?")
+    PairwiseJudge(scripted(), "Shorter is better.", template=path, reasoning=reasoning)
+
+
 def test_an_unknown_option_is_refused(scripted):
     with pytest.raises(DataError, match='on_flip is \'drop\'; expected "abstain" or "keep"'):
         PairwiseJudge(scripted(), on_flip="drop")
@@ -322,13 +335,16 @@ def test_no_text_whatever_stops_the_others(scripted, pairs_of, text):
 
 def test_what_is_cut_keeps_both_ends_the_short_response_whole_and_fills_the_room(scripted, pairs_of):
     engine = scripted()
-    long = "start " + "word " * 5_000 + "end"
+    long = "start " + "word " * 50_000 + "end"
     PairwiseJudge(engine, max_prompt_tokens=1000).judge(pairs_of([("q", long, "short", None)]).voter_table())
     for prompt, place in zip(engine.asked, ("RESPONSE A", "RESPONSE B"), strict=True):
         texts = engine.shown(prompt)
         assert texts[place].startswith("start word")
         assert texts[place].endswith("word end")
         assert "characters left out ...]" in texts[place]
+        left = int(re.search(r"\[\.\.\. ([\d,]+) characters left out", texts[place])[1].replace(",", ""))
+        kept = len(texts[place]) - len(f"\n[... {left:,} characters left out ...]\n")
+        assert left + kept == len(long)
         assert "short" in texts.values()
         assert 960 <= engine.count_tokens([prompt])[0] <= 1000
 
