@@ -152,15 +152,20 @@ def explain(
 @app.command()
 def export(
     pairs: PairsFile,
-    posterior: Annotated[Path, typer.Argument(help="posterior.parquet of `weakpref fit`.")],
     out: Out,
+    posterior: Annotated[
+        Path | None, typer.Argument(help="posterior.parquet of `weakpref fit`; without it the pairs with gold alone.")
+    ] = None,
     votes: Annotated[Path | None, typer.Option(help="votes.parquet, to carry what each voter said.")] = None,
     keep_ties: Annotated[bool, typer.Option(help="Give ties the weight of other pairs instead of 0.")] = False,
     seed: Seed = 0,
     layout: Layout = None,
     drop_bad_rows: Drop = False,
 ) -> None:
-    """Write the augmented dataset: PAIRS and posterior.parquet -> a folder that other trainers read unchanged."""
+    """Write the augmented dataset: PAIRS and posterior.parquet -> a folder that other trainers read unchanged.
+
+    Without a posterior it holds the pairs with gold alone, to train on beside others or by itself.
+    """
     reading = commands.Reading(layout, drop_bad_rows)
     _say(commands.export(pairs, posterior, out, reading, votes=votes, keep_ties=keep_ties, seed=seed))
 

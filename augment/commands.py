@@ -20,8 +20,8 @@ from augment.export import ExportOptions
 from augment.export import export as write_export
 from labeling import apply, heuristics, read_pairs, read_votes, summary, write_votes
 from labeling.dawid_skene import DawidSkene, OneCoin
-from labeling.errors import DataError, VoterError, VotesError
-from labeling.files import check_no_pairs, input_hash, manifest, sha256, write_json
+from labeling.errors import DataError, GoldError, VoterError, VotesError
+from labeling.files import check_no_pairs, check_parquet, input_hash, manifest, sha256, write_json
 from labeling.heuristics import Preset
 from labeling.label_model import LabelModel
 from labeling.logistic_model import LogisticModel
@@ -170,20 +170,33 @@ def label(path: str, out: Path, reading: Reading, voting: Voting) -> str:
 
 
 def export(
-    path: str, posterior: Path, out: Path, reading: Reading, *, votes: Path | None, keep_ties: bool, seed: int
+    path: str, posterior: Path | None, out: Path, reading: Reading, *, votes: Path | None, keep_ties: bool, seed: int
 ) -> str:
-    """Write the augmented dataset of pairs and their posterior; return what happened in one line."""
-    pairs = reading(path)
-    p_a = posterior_of(posterior, pairs)
-    matrix = read_votes(votes)[0] if votes else None
+    """Write the augmented dataset of pairs and their posterior; return what happened in one line.
+
+    Without a posterior it is of the pairs with gold. Raises GoldError where none has it.
+    """
+    pairs, matrix = reading(path), read_votes(votes)[0] if votes else None
+    if posterior is None:
+        known = ~np.isnan(pairs.gold)
+        if not known.any():
+            raise GoldError(f"no pair of {path} has gold, and no posterior was given: make one with `weakpref fit`")
+        matrix = matrix.take(known) if matrix is not None and len(matrix) == len(pairs) else matrix
+        pairs = pairs.take(known)
+    p_a = np.full(len(pairs), np.nan) if posterior is None else posterior_of(posterior, pairs)
     options = ExportOptions(keep_ties=keep_ties, seed=seed)
     write_export(out, pairs, p_a, matrix, options=options)
     n_gold = int((~np.isnan(pairs.gold)).sum())
     return f"{out}: {len(pairs)} pairs, {n_gold} gold and {len(pairs) - n_gold} weak"
 
 
-def check_out(out: Path, source: str | Path, *, pairs: bool = False) -> None:
-    """Raise DataError if `out` is a folder, the input, or, unless pairs are what is written, a file of pairs."""
+def check_out(out: Path, source: str | Path, *, pairs: bool = False, parquet: bool = True) -> None:
+    """Raise DataError if `out` is a folder, the input, or, unless pairs are what is written, a file of pairs.
+
+    Or if it is to be Parquet and is named as another kind of file.
+    """
+    if parquet:
+        check_parquet(out)
     if out.is_dir():
         raise DataError(f"{out} is a folder, expected the name of a file to write; pass another --out")
     if out.exists() and out.resolve() == Path(source).resolve():

@@ -69,7 +69,7 @@ def compare(first: Path, second: Path, path: str, out: Path, reading: Reading, *
 
     if out.suffix != ".json":
         raise DataError(f"{out}: a comparison is one JSON file; expected a name that ends in .json")
-    check_out(out, path)
+    check_out(out, path, parquet=False)
     result = rm.compare(first, second, reading(path), seed=seed)
     write_json(out, asdict(result))
     inputs = {"pairs": Path(path), "model": first, "against": second}
@@ -88,7 +88,7 @@ def benchmark(model: Path, path: str, out: Path, name: str, *, seed: int) -> str
 
     if out.suffix != ".json":
         raise DataError(f"{out}: a benchmark's scores are one JSON file; expected a name that ends in .json")
-    check_out(out, path)
+    check_out(out, path, parquet=False)
     result = run_benchmark(model, path, name, seed=seed)
     write_json(out, asdict(result))
     inputs = {"pairs": Path(path), "model": model}
@@ -183,7 +183,7 @@ def _values(table: pa.Table, name: str, pairs: Pairs, reading: Reading) -> list[
 
 def _check_report(out: Path, path: str) -> None:
     if out.suffix == ".json":
-        check_out(out, path)
+        check_out(out, path, parquet=False)
     elif out.is_file():
         raise DataError(f"{out} is a file, expected a folder for the report or a name that ends in .json")
     else:

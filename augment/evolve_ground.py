@@ -37,7 +37,9 @@ def lay_out(pairs: Pairs, options: EvolveOptions, voters: Iterable[Any] | None, 
     check_answerable(pairs)
     pairs = pairs.with_groups(joined_groups(pairs))
     if len(np.unique(pairs.pair_ids)) < len(pairs):
-        raise DataError("some pairs occur more than once; expected unique pairs: read them with on_bad_rows='drop'")
+        raise DataError(
+            "some pairs occur more than once; expected each once: read them with on_bad_rows='drop' (--drop-bad-rows)"
+        )
     visible = ~np.isnan(pairs.gold)
     if options.gold is not None:
         visible = gold_sample(pairs, options.gold, options.seed)
@@ -88,7 +90,7 @@ def _check_enough(n: int, options: EvolveOptions) -> None:
     if options.method == "ser" and options.preset == "paper" and options.thresholds.least(n) > n:
         raise DataError(
             f"enough is {options.thresholds.enough:g}, but only {n:,} pairs are to be labelled, so SER would be "
-            "converged at once; pass fewer, or a share of the pool (enough=0.05)"
+            "converged at once; pass fewer, or a share of the pool (enough=0.05; --enough 0.05)"
         )
 
 

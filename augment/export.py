@@ -88,7 +88,7 @@ def export(
     if not labels.weight.any():
         raise DataError(
             f"nothing to export: all {len(pairs)} pairs have weight 0 (ties, p = 0.5, count 0); "
-            "keep ties with ExportOptions(keep_ties=True), or let more voters vote"
+            "keep ties with ExportOptions(keep_ties=True) (--keep-ties), or let more voters vote"
         )
     rows = Labelled(pairs, labels, votes)
     order = np.argsort(pairs.pair_ids, kind="stable")
@@ -137,7 +137,7 @@ def _check_distinct(pairs: Pairs) -> None:
     if (counts > 1).any():
         raise RowError(
             f"{(counts > 1).sum()} pairs occur more than once, as pair {ids[counts.argmax()]} ({counts.max()} times); "
-            "expected unique pairs: read them with on_bad_rows='drop'"
+            "expected unique pairs: read them with on_bad_rows='drop' (--drop-bad-rows)"
         )
     check_answerable(pairs)
 

@@ -112,9 +112,10 @@ def judge(
 
     With `spending.dry_run`, return what it would take instead.
     """
-    for file in (out, reporting.report, reporting.plot):
+    check_out(out, path)
+    for file in (reporting.report, reporting.plot):
         if file is not None:
-            check_out(file, path)
+            check_out(file, path, parquet=False)
     model.check()
     spending.check(cached=False)
     if limit is not None and limit < 1:

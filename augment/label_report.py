@@ -51,7 +51,7 @@ def write_label_report(folder: Path, model: LabelModel, votes: VoteMatrix, input
 
 def learned(model: LabelModel) -> str:
     """Say in one line which model of the votes was chosen, who weighs most, who is most alike, what that rests on."""
-    table = voter_table(model)
+    table = voter_table(model).dropna(subset="accuracy")
     heaviest = table.loc[table["weight"].abs().sort_values(ascending=False, kind="stable").index[:3]]
     weights = ", ".join(f"{row.Index} {row.weight:+.2f}" for row in heaviest.itertuples())
     alike = ""

@@ -85,7 +85,7 @@ def compare(path: Path, out: Path | None, names: Sequence[str], n_folds: int, co
     """
     _check_models(names)
     if out is not None:
-        check_out(out, path)
+        check_out(out, path, parquet=False)
     votes, gold = read_votes(path)
     models = {name: MODELS[name] for name in names if name != "majority"}
     table = compare_models(votes, gold, models, n_folds)

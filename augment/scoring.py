@@ -48,7 +48,7 @@ def verify(
     import rm
 
     if out is not None:
-        check_out(out, pairs or model)
+        check_out(out, pairs or model, parquet=False)
     result = rm.verify(model, reading(pairs) if pairs else None, limit=limit, vllm_python=vllm_python)
     if out is not None:
         write_json(out, result.record())

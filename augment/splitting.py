@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from augment.commands import Reading
 from labeling import gold_sample, split_by_group
 from labeling.errors import DataError
-from labeling.files import input_hash, manifest, replacing, sha256, write_json
+from labeling.files import input_hash, is_command, manifest, replacing, sha256, write_json
 from labeling.pairs import Pairs
 
 FILES, MANIFEST = ("train.parquet", "test.parquet"), "manifest.json"
@@ -48,11 +47,7 @@ def _is_split(out: Path) -> bool:
     found = {file.name for file in out.iterdir()} if out.is_dir() else {"a file"}
     if not found or found - {*FILES, MANIFEST}:
         return not found
-    try:
-        record = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(record, dict) and record.get("command") == "split"
+    return is_command(out / MANIFEST, "split")
 
 
 def _labelled(pairs: Pairs) -> int:

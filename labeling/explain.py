@@ -130,6 +130,8 @@ def _row(votes: VoteMatrix, i: int | str) -> int:
     if not isinstance(i, str):
         return index(i)
     found = np.flatnonzero(votes.pair_ids == i)
+    if not len(found) and i.isdecimal():
+        return int(i)
     if not len(found):
         raise VotesError(f"no row of the votes is of the pair {i}; pass one of votes.pair_ids, or the number of a row")
     return int(found[0])
@@ -138,19 +140,23 @@ def _row(votes: VoteMatrix, i: int | str) -> int:
 def voter_table(model: HasLearned) -> pd.DataFrame:
     """Return what was learned, one row a voter: accuracy, weight, and the voter it is most alike.
 
-    accuracy: P(right | it votes), NaN if it never does; weight: log-odds a full vote of it alone adds, > 0 for what it
-    votes; nearest: the voter of the largest dependence with it (empty for a single voter), and that, in [-1, 1].
+    accuracy: P(right | it votes); weight: log-odds a full vote of it alone adds, > 0 for what it votes; nearest: the
+    voter of the largest dependence with it (empty for a single voter), and that, in [-1, 1]. All are NaN, or empty, for
+    a voter that never votes.
     """
     several, rows = len(model.names_) > 1, np.arange(len(model.names_))
     others = np.nan_to_num(model.dependence_.astype(np.float64))
     np.fill_diagonal(others, -np.inf)
-    nearest = others.argmax(axis=1)
+    nearest, silent = others.argmax(axis=1), np.isnan(model.accuracy_)
+    dependence = model.dependence_[rows, nearest] if several else np.full(len(rows), np.nan)
     return pd.DataFrame(
         {
             "accuracy": model.accuracy_,
-            "weight": model.weights_,
-            "nearest": [model.names_[k] if several else "" for k in nearest],
-            "dependence": model.dependence_[rows, nearest] if several else np.nan,
+            "weight": np.where(silent, np.nan, model.weights_),
+            "nearest": [
+                "" if quiet or not several else model.names_[k] for k, quiet in zip(nearest, silent, strict=True)
+            ],
+            "dependence": np.where(silent, np.nan, dependence),
         },
         index=pd.Index(model.names_, name="voter"),
     )

@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 
 from labeling.errors import DataError
 
+OTHER_ENDINGS = (".csv", ".gz", ".json", ".jsonl", ".tsv", ".txt", ".xlsx")
+"""Of files that are no Parquet."""
 PACKAGES = ("numpy", "pandas", "pyarrow", "scikit-learn", "snorkel", "torch", "transformers")
 
 
@@ -68,14 +70,23 @@ def check_report(folder: str | Path, command: str) -> None:
     if target.exists() and not target.is_dir():
         raise DataError(f"{target} is a file, expected a folder to write the report to; pass another")
     path = target / "manifest.json"
-    if not path.is_file():
-        return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or found.get("command") != command:
+    if path.is_file() and not is_command(path, command):
         raise DataError(f"{path} is not of a report of {command} and would be lost; write the report to another folder")
+
+
+def is_command(path: str | Path, command: str) -> bool:
+    """Return whether a file is the manifest of what a command wrote."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("command") == command
+
+
+def check_parquet(path: str | Path) -> None:
+    """Raise DataError where a Parquet file would get the name of another kind of file."""
+    if Path(path).suffix.lower() in OTHER_ENDINGS:
+        raise DataError(f"{path} would be a Parquet file; expected a name that ends in .parquet")
 
 
 def sha256(path: str | Path) -> str:

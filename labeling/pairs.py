@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from labeling.arrays import as_labels, as_rows
 from labeling.errors import DataError, GoldError, VotesError
-from labeling.files import replacing
+from labeling.files import check_parquet, replacing
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
@@ -172,6 +172,11 @@ class Pairs:
             }
         )
 
+    def __repr__(self) -> str:
+        known, dropped = int((~np.isnan(self.gold)).sum()), sum(self.dropped.values())
+        left_out = f", {dropped:,} rows left out" if dropped else ""
+        return f"<Pairs: {len(self):,} pairs, {known:,} with gold, {len(set(self.groups)):,} groups{left_out}>"
+
     def to_pandas(self) -> pd.DataFrame:
         """Return all canonical columns as an Arrow-backed DataFrame."""
         frame: pd.DataFrame = self.table.to_pandas(types_mapper=pd.ArrowDtype)
@@ -179,6 +184,7 @@ class Pairs:
 
     def write(self, path: str | Path) -> None:
         """Write the pairs as Parquet, which `read_pairs` reads back; an empty `source` becomes the file's name."""
+        check_parquet(path)
         with replacing(path) as part:
             pq.write_table(self.table, part, compression="zstd")
 

@@ -73,10 +73,19 @@ def _convert(found: Source, layout: layouts.Layout) -> Converted:
 
 
 def _warn_of_unread_labels(found: Source, layout: layouts.Layout) -> None:
-    """Warn where no label is read from a table in the canonical layout, and a column is called as labels often are."""
+    """Warn where no label is read from a column that is called as labels often are: all rows would count as labelled,
+    or none."""
     names = found.table.column_names
-    unread = [name for name in names if name.lower() in LABELS and name not in layout.optional]
-    if layout.name == "canonical" and "gold" not in names and unread:
+    unread = [name for name in names if name.lower() in LABELS and name not in layout.optional | layout.columns]
+    if layout.name != "canonical" and unread:
+        warnings.warn(
+            f"{found.label}, read as layout {layout.name}: chosen is taken to be preferred in every row, and "
+            f"{', '.join(unread)} is not read; put rows without a label, and ties, into the canonical layout (prompt, "
+            "response_a, response_b, and gold = P(A preferred), null where there is no label), or drop the column",
+            WeakprefWarning,
+            stacklevel=4,
+        )
+    elif "gold" not in names and unread:
         warnings.warn(
             f"{found.label}: no label is read: expected a column gold, P(A preferred), and found {', '.join(unread)}, "
             "which is not read; write gold = 1 where A is preferred, 0 where B is, 0.5 for a tie",

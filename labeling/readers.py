@@ -15,7 +15,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from labeling.errors import DataError
-from labeling.layouts import COLUMNS, TEXT_COLUMNS
+from labeling.layouts import COLUMNS, TEXT_COLUMNS, is_text, plain
 from labeling.rows import BadRow
 from labeling.values import from_values, one_line
 
@@ -69,18 +69,26 @@ def csv(path: Path) -> Read:
             f"{path}, record {first.number} (the header is record 1): expected {first.expected_columns} fields, found "
             f"{first.actual_columns}: {first.text[:60]!r}; {len(skipped)} such records in all; quote or correct them"
         )
+    return table, []
+
+
+def with_conversations(table: pa.Table, label: str) -> Read:
+    """Return a table whose conversations written as text, JSON or Python, are conversations, and rows that hold none.
+
+    A column counts as such where every text that is not blank begins as a conversation does.
+    """
     bad: list[BadRow] = []
     for i, name in enumerate(table.column_names):
         if name in COLUMNS and _begin_as_turns(table.column(i)):
-            turns, unread = _conversations(name, table.column(i).to_pylist(), str(path))
+            turns, unread = _conversations(name, table.column(i).to_pylist(), label)
             table, bad = table.set_column(i, name, turns), bad + unread
     return table, bad
 
 
 def _begin_as_turns(column: pa.ChunkedArray) -> bool:
-    """Return whether every text that is not blank begins as a conversation does that was written as text."""
-    if not pa.types.is_string(column.type):
+    if not is_text(column.type):
         return False
+    column = plain(column)
     given = column.filter(pc.not_equal(pc.utf8_trim_whitespace(column), ""))
     return len(given) > 0 and bool(pc.all(pc.match_substring_regex(given, WRITTEN_TURNS)).as_py())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from labeling import hub
 from labeling.errors import DataError
+from labeling.files import is_command
 from labeling.layouts import COLUMNS
-from labeling.readers import reader
+from labeling.readers import reader, with_conversations
 from labeling.rows import BadRow
 from labeling.values import from_values, one_line
 
@@ -48,7 +49,8 @@ def open_source(source: object) -> Source:
     else:
         found = _from_dataset(source)
     _check_shape(found)
-    return found
+    table, bad = with_conversations(found.table, found.label)
+    return replace(found, table=table, bad=[*found.bad, *bad])
 
 
 def _check_shape(found: Source) -> None:
@@ -82,7 +84,14 @@ def _from_path(path: Path) -> Source:
 
 
 def _parquet_folder(folder: Path) -> Source:
-    """Read the training shards of a folder, or else all its Parquet files; `data/` within it counts as the folder."""
+    """Read the training shards of a folder, or else all its Parquet files; `data/` within it counts as the folder.
+
+    Raises DataError for what `weakpref split` wrote, whose test pairs are not to be read with the others.
+    """
+    if is_command(folder / "manifest.json", "split"):
+        raise DataError(
+            f"{folder} holds a split; expected one part of it: {folder / 'train.parquet'} or {folder / 'test.parquet'}"
+        )
     patterns = ("data/train-*.parquet", "train-*.parquet", "*.parquet", "data/*.parquet")
     found = (sorted(p for p in folder.glob(pattern) if not p.name.startswith(".")) for pattern in patterns)
     shards = next((paths for paths in found if paths), None)

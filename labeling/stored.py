@@ -14,6 +14,7 @@ import numpy as np
 
 from labeling.errors import VotesError
 from labeling.files import versions, write_json
+from labeling.values import one_line
 
 FORMAT = 1
 """Version of the layout of the file."""
@@ -46,7 +47,7 @@ def stored_values(path: str | Path, names: Sequence[str], types: Sequence[type])
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, VotesError):
             raise
-        raise VotesError(f"{path} is no saved label model ({error!r}); write it with LabelModel.save") from None
+        raise VotesError(f"{path} is no saved label model ({one_line(error)}); write it with LabelModel.save") from None
 
 
 def _is_stored(path: Path) -> bool:

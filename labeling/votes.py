@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from labeling.arrays import as_rows
 from labeling.errors import VotesError
-from labeling.files import check_no_pairs, replacing
+from labeling.files import check_no_pairs, check_parquet, replacing
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -182,6 +182,7 @@ def write_votes(path: str | Path, votes: VoteMatrix, gold: npt.ArrayLike | None 
         columns[f"v:{name}"] = pa.array(votes.votes[:, j], pa.int8())
         if not np.isnan(votes.margins[:, j]).all():
             columns[f"m:{name}"] = pa.array(votes.margins[:, j], pa.float32(), from_pandas=True)
+    check_parquet(path)
     check_no_pairs(path)
     errors = json.dumps(dict(votes.errors), sort_keys=True)
     metadata = {ERRORS: errors} | ({SELF_LABELS: json.dumps(votes.self_labels)} if votes.self_labels else {})

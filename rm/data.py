@@ -46,7 +46,7 @@ def read_rows(file: Path) -> Iterator[pa.Table]:
     try:
         parquet = pq.ParquetFile(file)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} is not a readable Parquet file ({error}); export it again") from None
+        raise DataError(f"{file} is not a readable Parquet file ({error}); write it with `weakpref export`") from None
     with parquet:
         names = parquet.schema_arrow.names
         _check_columns(file, parquet.schema_arrow)
@@ -71,7 +71,7 @@ def _check_columns(file: Path, schema: pa.Schema) -> None:
     if missing:
         raise DataError(
             f"{file}: column {' and '.join(missing)} missing, found {', '.join(schema.names)}; "
-            "write the file with augment.export, or rename its columns to chosen and rejected"
+            "write it with `weakpref export` (augment.export), which wants no posterior where all pairs have gold"
         )
     for name in COLUMNS[:2]:
         kind = schema.field(name).type

@@ -6,6 +6,7 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -298,3 +299,26 @@ def test_the_console_script_is_ours_and_none_is_called_rm():
 def test_the_version_is_that_of_the_package(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"weakpref {version('weakpref')}\n"
+
+
+def test_without_a_posterior_the_pairs_with_gold_are_exported(folder, capsys, write_pairs, fails):
+    pairs = write_pairs(folder / "pairs.parquet")
+    known = ~np.isnan(read_pairs(pairs).gold)
+    main(["label", str(pairs), "-o", "votes.parquet"])
+    capsys.readouterr()
+    assert main(["export", str(pairs), "-o", "gold", "--votes", "votes.parquet"]) == 0
+    assert capsys.readouterr().out == f"gold: {known.sum()} pairs, {known.sum()} gold and 0 weak\n"
+    table = pq.read_table(next(Path("gold/data").glob("*.parquet")))
+    assert set(table["pair_id"].to_pylist()) == set(read_pairs(pairs).pair_ids[known])
+    assert set(table["origin"].to_pylist()) == {"gold"}
+    bare = write_pairs(folder / "bare.parquet", labelled=0)
+    assert "no pair of" in fails("export", bare, "-o", "none")
+
+
+@pytest.mark.parametrize("name", ["votes.csv", "votes.jsonl", "votes.json"])
+def test_a_parquet_file_gets_no_other_ending(folder, write_pairs, fails, name):
+    pairs = write_pairs(folder / "pairs.parquet")
+    assert f"{name} would be a Parquet file; expected a name that ends in .parquet" in fails("label", pairs, "-o", name)
+    with pytest.raises(DataError, match="would be a Parquet file"):
+        read_pairs(pairs).write(folder / name)
+    assert not Path(name).exists()

@@ -13,7 +13,7 @@ import pytest
 
 from augment.cli import main
 from augment.commands import MODELS
-from labeling import read_votes, write_votes
+from labeling import VoteMatrix, read_votes, write_votes
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_voter_named_a_self_label_is_not_listened_to_without_gold(folder, writ
     main(["fit", "votes.parquet", "-o", "all.parquet", "--report", "all"])
     main(["fit", "votes.parquet", "-o", "most.parquet", "--report", "most", "--self-labels", "length, questions"])
     weights = pd.read_csv("most/voters.csv", index_col=0)["weight"]
-    assert (weights[["length", "questions"]] == 0).all()
+    assert (weights[["length", "questions"]].fillna(0) == 0).all()  # questions never votes
     assert pd.read_csv("all/voters.csv", index_col=0)["weight"]["length"] != 0
 
 
@@ -176,6 +176,9 @@ def test_a_pair_is_explained_by_the_saved_model(folder, capsys, fails, voted):
     printed = capsys.readouterr().out
     assert printed.startswith(f"pair {pair}: P(A preferred) = {p_a:.3f}, log-odds ")
     assert "\nlength " in printed
+    assert main([*arguments, "0"]) == 0
+    assert capsys.readouterr().out == printed
+    assert "no saved label model" in fails("explain", "votes.parquet", "--model-file", "votes.parquet", "--pair", pair)
     assert "no row of the votes is of the pair nobody" in fails(*arguments, "nobody")
     assert "gone.json" in fails("explain", "votes.parquet", "--model-file", "gone.json", "--pair", pair)
 
@@ -195,3 +198,10 @@ def test_a_fit_that_cannot_be_made_writes_nothing(folder, capsys, arguments, wor
     capsys.readouterr()
     assert words in fails("fit", "votes.parquet", "-o", "posterior.parquet", *arguments)
     assert not Path("posterior.parquet").exists()
+
+
+def test_voters_that_never_vote_are_not_named_as_heavy(folder, capsys):
+    said = np.array([[0, 1, -1], [1, 1, -1], [0, 0, -1]] * 20, np.int8)
+    write_votes("votes.parquet", VoteMatrix.of(said, ["a", "b", "silent"]))
+    assert main(["fit", "votes.parquet", "-o", "posterior.parquet", "--report", "report"]) == 0
+    assert "silent" not in capsys.readouterr().out

@@ -11,6 +11,7 @@ import pytest
 
 from augment.cli import main
 from labeling import check_disjoint, gold_sample, read_pairs, split_by_group
+from labeling.errors import DataError
 
 
 def test_a_split_is_that_of_python_and_holds_every_pair_once(tmp_path, capsys, write_pairs):
@@ -22,6 +23,8 @@ def test_a_split_is_that_of_python_and_holds_every_pair_once(tmp_path, capsys, w
     for got, expected in zip((train, test), split_by_group(whole, 0.25, 3), strict=True):
         assert got.table.equals(expected.table)
     assert sorted([*train.pair_ids, *test.pair_ids]) == sorted(whole.pair_ids)
+    with pytest.raises(DataError, match=r"parts holds a split; expected one part of it: .*parts/train.parquet or"):
+        read_pairs(tmp_path / "parts")
     said = capsys.readouterr().out
     for name, part in (("train", train), ("test", test)):
         assert f"{len(part)} in {name}.parquet, {np.isfinite(part.gold).sum()} with gold" in said

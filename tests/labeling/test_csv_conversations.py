@@ -1,4 +1,4 @@
-"""Conversations that a CSV file holds as text."""
+"""Conversations that a CSV file, a data frame or another table holds as text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from labeling.errors import RowError, WeakprefWarning
@@ -19,6 +20,18 @@ def test_conversations_in_a_csv_are_conversations_again(tmp_path: Path, write: C
     rows = [{"prompt": turns[i:], "response_a": "a", "response_b": "b", "gold": 1.0} for i in range(2)]
     pd.DataFrame(rows).assign(prompt=[write(row["prompt"]) for row in rows]).to_csv(tmp_path / "chat.csv", index=False)
     assert read_pairs(tmp_path / "chat.csv").pair_ids.tolist() == read_pairs(pd.DataFrame(rows)).pair_ids.tolist()
+
+
+def test_conversations_written_as_text_are_conversations_in_every_kind_of_table(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "Hi"}
+    sides = {side: [asked, {"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    expected = read_pairs(pd.DataFrame([sides])).pair_ids.tolist()
+    text = pd.DataFrame([{side: json.dumps(turns) for side, turns in sides.items()}])
+    text.to_json(tmp_path / "text.jsonl", orient="records", lines=True)
+    text.to_parquet(tmp_path / "text.parquet")
+    large = pa.table({name: pa.array(text[name], pa.large_string()) for name in text})
+    for source in (text, tmp_path / "text.jsonl", tmp_path / "text.parquet", large):
+        assert read_pairs(source).pair_ids.tolist() == expected
 
 
 def test_conversations_in_a_csv_that_cannot_be_read_are_bad_rows(tmp_path: Path) -> None:

@@ -113,6 +113,14 @@ def test_an_explanation_is_a_data_frame_too():
     assert frame["contribution"].tolist() == pytest.approx([1.0, 0.0])
 
 
+def test_a_voter_that_never_votes_has_no_weight_in_the_table():
+    votes = np.array([[0, 1, -1], [1, 1, -1], [0, 0, -1]] * 20, np.int8)
+    model = LabelModel().fit(VoteMatrix.of(votes, ["a", "b", "silent"]))
+    row = voter_table(model).loc["silent"]
+    assert row[["accuracy", "weight", "dependence"]].isna().all()
+    assert row["nearest"] == ""
+
+
 def test_the_voter_table_names_the_voter_each_is_most_alike():
     dependence = np.array([[1.0, 0.2, -0.6], [0.2, 1.0, 0.1], [-0.6, 0.1, 1.0]])
     model = SimpleNamespace(

@@ -372,3 +372,18 @@ def test_labels_in_a_column_of_another_name_are_warned_of(column: str) -> None:
     other = frame().rename(columns={"gold": column})
     with pytest.warns(WeakprefWarning, match=f"no label is read: expected a column gold, .* found {column}"):
         assert np.isnan(read_pairs(other).gold).all()
+
+
+@pytest.mark.parametrize("column", ["gold", "Label", "preference"])
+def test_labels_beside_chosen_and_rejected_are_warned_of_for_every_row_counts_as_labelled(column: str) -> None:
+    rows = {"prompt": ["Hi", "Ho"], "chosen": ["a", "b"], "rejected": ["c", "d"], column: [None, 0.5]}
+    with pytest.warns(
+        WeakprefWarning, match=rf"chosen is taken to be preferred in every row, and {column} is not read"
+    ):
+        assert not np.isnan(read_pairs(pd.DataFrame(rows)).gold).any()
+
+
+def test_pairs_show_how_many_they_are_and_no_text() -> None:
+    pairs = read_pairs(frame())
+    known = (~np.isnan(pairs.gold)).sum()
+    assert repr(pairs) == f"<Pairs: {len(pairs)} pairs, {known} with gold, {len(set(pairs.groups))} groups>"
