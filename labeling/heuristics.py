@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from labeling import prompt_features, text_features, word_lists
+from labeling.errors import DataError
 from labeling.readability import reading_ease
 from labeling.responses import Feature, Responses, per_text
 from labeling.returned import Margins, Votes
@@ -70,7 +71,7 @@ def heuristics(preset: Preset = "default", *, dataset: DataSet | None = None) ->
         dataset: Whose thresholds and lists the two presets take, "hh" unless given: numbers differ by at least 3 on hh,
             2 on ubp, 1 on ub and mt_bench; keywords are for hh only; released phrases differ.
 
-    Raises ValueError for a preset or data set that does not exist, or a data set with the default preset.
+    Raises DataError for a preset or data set that does not exist, or a data set with the default preset.
 
     >>> [voter.name for voter in heuristics("paper", dataset="ubp")]
     ['length', 'reading_ease', 'lexical_diversity', 'sentiment', 'numbers', 'phrases']
@@ -78,7 +79,7 @@ def heuristics(preset: Preset = "default", *, dataset: DataSet | None = None) ->
     _check_choice("preset", preset, get_args(Preset))
     if preset == "default":
         if dataset is not None:
-            raise ValueError(f"dataset is {dataset!r}, but the default preset is the same for all data; leave it out")
+            raise DataError(f"dataset is {dataset!r}, but the default preset is the same for all data; leave it out")
         return [*_paper("hh", min_numbers=1), *_beyond_the_paper()]
     chosen: DataSet = "hh" if dataset is None else dataset
     _check_choice("dataset", chosen, get_args(DataSet))
@@ -135,4 +136,4 @@ def _beyond_the_paper() -> list[Voter]:
 
 def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{what} is {value!r}; expected one of {', '.join(choices)}")
+        raise DataError(f"{what} is {value!r}; expected one of {', '.join(choices)}")

@@ -214,7 +214,8 @@ def _check_optional(layout: Layout, table: pa.Table, label: str) -> None:
 
 def _no_match(table: pa.Table, label: str) -> str:
     known = "; ".join(f"{layout.name} ({', '.join(layout.columns)})" for layout in LAYOUTS)
-    nearest = min(LAYOUTS, key=lambda layout: len(_wrong(layout, table)))
+    there = set(table.column_names)
+    nearest = min(LAYOUTS, key=lambda layout: (len(layout.columns.keys() - there), len(_wrong(layout, table))))
     wrong = _wrong(nearest, table) or ["its values look otherwise"]
     return (
         f"{label}: the columns {_names(table.column_names)} match no known layout; the nearest is {nearest.name}, but "

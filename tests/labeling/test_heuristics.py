@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from labeling import word_lists
 from labeling.apply import apply
+from labeling.errors import DataError
 from labeling.heuristics import Heuristic, heuristics
 from labeling.pairs import Pairs
 from labeling.read import read_pairs
@@ -137,7 +138,7 @@ def test_the_default_preset_extends_the_papers() -> None:
 
 
 def test_an_unknown_preset_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="preset is 'papers'; expected one of default, paper, as_released"):
+    with pytest.raises(DataError, match="preset is 'papers'; expected one of default, paper, as_released"):
         heuristics("papers")
     with pytest.raises(ValueError, match="dataset is 'hhh'; expected one of hh, ub, ubp, mt_bench"):
         heuristics("paper", dataset="hhh")
