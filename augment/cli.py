@@ -143,7 +143,7 @@ def compare(
 def explain(
     votes: VotesFile,
     model_file: Annotated[Path, typer.Option(help="model.json of `weakpref fit --report`.")],
-    pair: Annotated[str, typer.Option(help="Its pair_id.")],
+    pair: Annotated[str, typer.Option(help="Its pair_id, or the number of its row.")],
 ) -> None:
     """Explain the posterior of one pair: what each voter adds to it, in log-odds."""
     _say(merging.explain(votes, model_file, pair))

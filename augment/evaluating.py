@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,10 +128,9 @@ def _unseen(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:
     p_a = posterior_of(path, pairs)
     named = "held_out" in pq.read_schema(path).names
     held_out = posterior_of(path, pairs, "held_out") if named else np.full(len(pairs), np.nan)
-    record = path.with_name(f"{path.name}.manifest.json")
-    counts = json.loads(record.read_text(encoding="utf-8"))["counts"] if record.is_file() else {}
+    counts = _counts(path.with_name(f"{path.name}.manifest.json"))
     learned = counts.get("gold", 0) > 0 and counts.get("model") not in HEEDLESS
-    if learned and np.isnan(held_out).all():
+    if learned and counts.get("calibration") is None:
         warnings.warn(
             f"the label model of {path} was fitted on {counts['gold']} gold labels and not cross-fitted: where these "
             "pairs are among them, it looks too good beside the reward model; fit `--model label` on more groups",
@@ -139,6 +138,15 @@ def _unseen(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:
             stacklevel=3,
         )
     return np.where(np.isnan(held_out), p_a, held_out)
+
+
+def _counts(record: Path) -> dict[str, Any]:
+    """Return what the manifest of `weakpref fit` counts; nothing where it is none."""
+    try:
+        counts = json.loads(record.read_text(encoding="utf-8"))["counts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return counts if isinstance(counts, dict) else {}
 
 
 def columns_of(path: str, pairs: Pairs, reading: Reading, names: Sequence[str]) -> dict[str, list[str]]:

@@ -122,7 +122,8 @@ class Round:
         return self._rewards(home / "rm", self.ground.pairs.take(part), home / "rewards.parquet")
 
     def _model(self, data: Path, config: RewardConfig, out: Path) -> Path:
-        return train(data, config, out, self.options.processes, first=self.n == 0)
+        first = self.n == 0 and config.seed == self.options.seed  # of an ensemble's members too
+        return train(data, config, out, self.options.processes, first=first)
 
     def _rewards(self, model: Path, pairs: Pairs, file: Path) -> FloatArray:
         return rewards_of(model, pairs, self.options.processes, file)

@@ -189,7 +189,7 @@ def read_prompts(path: str) -> list[Conversation]:
             f"{path}: expected a column prompt with texts or lists of {{role, content}}, found "
             f"{kind or ', '.join(found.table.column_names)}; rename or convert it"
         )
-    if found.bad or found.table["prompt"].null_count:
+    if any(row.column == "prompt" for row in found.bad) or found.table["prompt"].null_count:
         raise DataError(f"{path}: some prompts are null or no valid text; expected one in every row: leave these out")
     values = plain(found.table["prompt"]).to_pylist()
     return [[{"role": "user", "content": value}] if isinstance(value, str) else value for value in values]

@@ -130,7 +130,7 @@ def _row(votes: VoteMatrix, i: int | str) -> int:
     if not isinstance(i, str):
         return index(i)
     found = np.flatnonzero(votes.pair_ids == i)
-    if not len(found) and i.isdecimal():
+    if not len(found) and i.isdecimal() and not any(name.isdecimal() for name in votes.pair_ids.tolist()):
         return int(i)
     if not len(found):
         raise VotesError(f"no row of the votes is of the pair {i}; pass one of votes.pair_ids, or the number of a row")

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 
 from labeling.errors import DataError
 
+MOST_BYTES = 1 << 20
+"""Read of a text file to see what it holds."""
 OTHER_ENDINGS = (".csv", ".gz", ".json", ".jsonl", ".tsv", ".txt", ".xlsx")
 """Of files that are no Parquet."""
 PACKAGES = ("numpy", "pandas", "pyarrow", "scikit-learn", "snorkel", "torch", "transformers")
@@ -53,12 +56,19 @@ def check_no_pairs(path: str | Path) -> None:
     target = Path(path)
     if target.is_dir():
         raise DataError(f"{target} is a folder, expected the name of a file to write; pass another")
-    try:
-        found = set(pq.read_schema(target).names) if target.is_file() else set()
-    except (pa.ArrowException, OSError):
-        return
+    found = _columns(target) if target.is_file() else set()
     if {"response_a", "response_b"} <= found or {"chosen", "rejected"} <= found:
         raise DataError(f"{target} holds preference pairs, which would be lost; write to another file")
+
+
+def _columns(file: Path) -> set[str]:
+    """Return the columns of a Parquet file, or the names in quotes, or between commas, at the start of a text file."""
+    try:
+        return set(pq.read_schema(file).names)
+    except (pa.ArrowException, OSError):
+        with file.open("rb") as start:
+            text = start.read(MOST_BYTES).decode("utf-8", "replace")
+        return {*re.findall(r'"([a-z_]+)"\s*:', text), *text.split("\n", 1)[0].strip().replace('"', "").split(",")}
 
 
 def check_report(folder: str | Path, command: str) -> None:

@@ -149,6 +149,11 @@ LAYOUTS = (
 COLUMNS = frozenset(name for layout in LAYOUTS for name in (*layout.columns, *layout.optional))
 """Every column some layout uses."""
 
+MESSAGES_COLUMNS = frozenset(
+    name for layout in LAYOUTS for name, kind in layout.columns.items() if kind.holds(pairs.MESSAGES)
+)
+"""The columns that some layout reads as conversations."""
+
 TEXT_COLUMNS = frozenset(
     name for layout in LAYOUTS for name, kind in (layout.columns | layout.optional).items() if kind.holds(pa.string())
 )

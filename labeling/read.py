@@ -16,6 +16,8 @@ from labeling.rows import BadRow, Converted, check
 from labeling.sources import Source, open_source
 from labeling.values import without_broken_text
 
+TOPICS = ("label", "labels")
+"""Names of those that, as texts, may say something else."""
 LABELS = ("gold", "label", "labels", "preference", "preferred", "winner", "winner_model_a")
 """Names, in any case, under which other data have what is read from `gold`."""
 
@@ -77,15 +79,16 @@ def _warn_of_unread_labels(found: Source, layout: layouts.Layout) -> None:
     or none."""
     names = found.table.column_names
     unread = [name for name in names if name.lower() in LABELS and name not in layout.optional | layout.columns]
-    if layout.name != "canonical" and unread:
+    said = [name for name in unread if not (name.lower() in TOPICS and layouts.is_text(found.table[name].type))]
+    if layout.name != "canonical" and said:
         warnings.warn(
-            f"{found.label}, read as layout {layout.name}: chosen is taken to be preferred in every row, and "
-            f"{', '.join(unread)} is not read; put rows without a label, and ties, into the canonical layout (prompt, "
-            "response_a, response_b, and gold = P(A preferred), null where there is no label), or drop the column",
+            f"{found.label}: the layout {layout.name} says itself which response is preferred, so {', '.join(said)} is "
+            "not read, and every row counts as labelled; put rows without a label, and ties, into the canonical layout "
+            "(prompt, response_a, response_b, and gold = P(A preferred), null where there is no label), or drop it",
             WeakprefWarning,
             stacklevel=4,
         )
-    elif "gold" not in names and unread:
+    elif layout.name == "canonical" and "gold" not in names and unread:
         warnings.warn(
             f"{found.label}: no label is read: expected a column gold, P(A preferred), and found {', '.join(unread)}, "
             "which is not read; write gold = 1 where A is preferred, 0 where B is, 0.5 for a tie",

@@ -15,7 +15,7 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
 from labeling.errors import DataError
-from labeling.layouts import COLUMNS, TEXT_COLUMNS, is_text, plain
+from labeling.layouts import MESSAGES_COLUMNS, TEXT_COLUMNS, is_text, plain
 from labeling.rows import BadRow
 from labeling.values import from_values, one_line
 
@@ -75,11 +75,11 @@ def csv(path: Path) -> Read:
 def with_conversations(table: pa.Table, label: str) -> Read:
     """Return a table whose conversations written as text, JSON or Python, are conversations, and rows that hold none.
 
-    A column counts as such where every text that is not blank begins as a conversation does.
+    A column that may hold some counts as such where every text that is not blank begins as a conversation does.
     """
     bad: list[BadRow] = []
     for i, name in enumerate(table.column_names):
-        if name in COLUMNS and _begin_as_turns(table.column(i)):
+        if name in MESSAGES_COLUMNS and _begin_as_turns(table.column(i)):
             turns, unread = _conversations(name, table.column(i).to_pylist(), label)
             table, bad = table.set_column(i, name, turns), bad + unread
     return table, bad
@@ -89,7 +89,10 @@ def _begin_as_turns(column: pa.ChunkedArray) -> bool:
     if not is_text(column.type):
         return False
     column = plain(column)
-    given = column.filter(pc.not_equal(pc.utf8_trim_whitespace(column), ""))
+    try:
+        given = column.filter(pc.not_equal(pc.utf8_trim_whitespace(column), ""))
+    except pa.ArrowInvalid:  # bytes that are no text, which are told of later
+        return False
     return len(given) > 0 and bool(pc.all(pc.match_substring_regex(given, WRITTEN_TURNS)).as_py())
 
 

@@ -57,14 +57,15 @@ def fit_prompts(texts: Sequence[Texts], render: Render, engine: Engine, max_toke
     tokens = _tokens(prompts, engine)
     over = np.flatnonzero(tokens.max(axis=1) > max_tokens)
     uncut = list(result)
-    for row in over.tolist():  # what is cut again says how much of the whole text is left out
-        result[row] = texts[row]
 
     def fits(rows: list[Texts]) -> BoolArray:
         fitting: BoolArray = _tokens([render(row) for row in rows], engine).max(axis=1) <= max_tokens
         return fitting
 
     for shorten in (_shorten_responses, _shorten_question):
+        for row in over.tolist():  # what is cut anew says how much of the whole text is left out
+            question = uncut[row][0] if shorten is _shorten_responses else texts[row][0]
+            result[row] = (question, *texts[row][1:])
         over = _shortened(result, over, shorten, fits, most)
     for row in over.tolist():
         result[row] = uncut[row]

@@ -166,6 +166,9 @@ def test_beside_a_reward_model_a_label_model_is_measured_on_gold_it_did_not_see(
     assert (found[known] == held_out[known]).all()
     assert (found[known] != p_a[known]).any()
     assert (found[~known] == p_a[~known]).all()
+    assert (_unseen(Path("posterior.parquet"), pairs.take(~known)) == p_a[~known]).all()  # and nothing is warned of
+    Path("posterior.parquet.manifest.json").write_text("[]")
+    assert (_unseen(Path("posterior.parquet"), pairs.take(~known)) == p_a[~known]).all()
 
 
 @pytest.mark.parametrize(("model", "learns"), [("logistic", True), ("majority", False)])

@@ -363,9 +363,10 @@ def test_references_are_shown_with_the_prompts_they_belong_to(folder, server, ov
 
 def test_a_report_on_a_judge_is_written_over_no_pairs(folder, over_http, fails):
     before = Path("pairs.parquet").read_bytes()
-    for option in ("--report", "--plot"):
-        given = "pairs.parquet" if option == "--report" else "."
-        fails("judge", "pairs.parquet", "-o", "votes.parquet", *over_http, option, given)
+    Path("pairs.jsonl").write_text('{"prompt": "Hi", "chosen": "Hello!", "rejected": "What?"}\n')
+    asked = ("judge", "pairs.parquet", "-o", "votes.parquet", *over_http, "--report")
+    assert "is also the input" in fails(*asked, "pairs.parquet")
+    assert "pairs.jsonl holds preference pairs, which would be lost" in fails(*asked, "pairs.jsonl")
     assert Path("pairs.parquet").read_bytes() == before
 
 

@@ -58,3 +58,9 @@ def test_a_text_that_looks_like_a_conversation_among_others_stays_text(tmp_path:
     rows = pd.DataFrame({"prompt": texts, "response_a": ["a", "b"], "response_b": ["b", "a"]})
     rows.to_csv(tmp_path / "text.csv", index=False)
     assert [pair.prompt for pair in read_pairs(tmp_path / "text.csv")] == texts
+
+
+def test_responses_that_are_written_conversations_stay_texts() -> None:
+    chat = json.dumps([{"role": "user", "content": "Hi"}])
+    rows = pd.DataFrame({"prompt": ["Write a chat."], "response_a": [chat], "response_b": [chat + "!"]})
+    assert next(iter(read_pairs(rows))).response_a == chat

@@ -299,7 +299,9 @@ def test_two_matching_layouts_are_both_named_and_one_can_be_chosen() -> None:
     both = table([EXAMPLES["trl-standard"][0] | EXAMPLES["canonical"][0] | {"prompt": "?"}])
     with pytest.raises(LayoutError, match=r'two layouts, canonical and trl-standard; .*layout="canonical".*--layout'):
         read_pairs(both)
-    with pytest.warns(WeakprefWarning, match="chosen is taken to be preferred in every row, and gold is not read"):
+    with pytest.warns(
+        WeakprefWarning, match="layout trl-standard says itself which response is preferred, so gold is not read"
+    ):
         assert len(read_pairs(both, layout="trl-standard")) == 1
 
 

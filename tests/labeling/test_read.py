@@ -377,13 +377,21 @@ def test_labels_in_a_column_of_another_name_are_warned_of(column: str) -> None:
 @pytest.mark.parametrize("column", ["gold", "Label", "preference"])
 def test_labels_beside_chosen_and_rejected_are_warned_of_for_every_row_counts_as_labelled(column: str) -> None:
     rows = {"prompt": ["Hi", "Ho"], "chosen": ["a", "b"], "rejected": ["c", "d"], column: [None, 0.5]}
-    with pytest.warns(
-        WeakprefWarning, match=rf"chosen is taken to be preferred in every row, and {column} is not read"
-    ):
+    with pytest.warns(WeakprefWarning, match=rf"says itself which response is preferred, so {column} is not read, and"):
         assert not np.isnan(read_pairs(pd.DataFrame(rows)).gold).any()
+    del rows[column]
+    read_pairs(pa.table(rows | {"label": ["sports", "arts"]}))  # a topic
 
 
 def test_pairs_show_how_many_they_are_and_no_text() -> None:
     pairs = read_pairs(frame())
     known = (~np.isnan(pairs.gold)).sum()
     assert repr(pairs) == f"<Pairs: {len(pairs)} pairs, {known} with gold, {len(set(pairs.groups))} groups>"
+
+
+def test_bytes_that_are_no_text_are_bad_rows_whatever_they_begin_with() -> None:
+    texts = [b"caf\xe9", b'[{"role": "user", "content": "\xff"}]', b"Hi"]
+    prompts = pa.Array.from_buffers(pa.string(), 3, pa.array(texts, pa.binary()).buffers())
+    rows = pa.table({"prompt": prompts, "response_a": ["a", "b", "c"], "response_b": ["d", "e", "f"]})
+    with pytest.warns(WeakprefWarning, match="left out 2 bad rows"):
+        assert len(read_pairs(rows, on_bad_rows="drop")) == 1
