@@ -41,7 +41,7 @@ def rows():
 
 
 def run(case, out, model):
-    config = RewardConfig(model=model, max_steps=2, batch_size=12, learning_rate=1e-3, max_length=48)
+    config = RewardConfig(model=model, max_steps=2, batch_size=12, learning_rate=1e-3, max_length=64)
     options = EvolveOptions(config=config, gold=12, iterations=2, folds=2, **CASES[case])
     pairs, test = split_by_group(read_pairs(pd.DataFrame(rows())), 0.2)
     voters = [longer] if case == "ser+ws" else None

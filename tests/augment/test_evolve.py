@@ -52,7 +52,7 @@ def pairs():
 
 @pytest.fixture
 def options(tiny):
-    config = RewardConfig(model=tiny, max_steps=2, batch_size=12, learning_rate=1e-3, max_length=48)
+    config = RewardConfig(model=tiny, max_steps=2, batch_size=12, learning_rate=1e-3, max_length=64)
     easy = Thresholds(high=0.5, low=0.5, delta=0.0, enough=1)
     return EvolveOptions(config=config, gold=16, iterations=2, folds=2, members=2, thresholds=easy)
 

@@ -68,7 +68,7 @@ def test_what_fails_in_the_processes_fails_here(policy_folder: Path, tmp_path: P
 def test_a_loop_in_two_processes_makes_the_labels_and_the_reward_model_of_one(tiny: str, tmp_path: Path) -> None:
     pairs, test = split_by_group(read_pairs(frame()), 0.2, seed=0)
     easy = Thresholds(high=0.5, low=0.5, delta=0.0, enough=1)
-    config = RewardConfig(model=tiny, max_steps=2, learning_rate=1e-3, max_length=48, bf16=False)
+    config = RewardConfig(model=tiny, max_steps=2, learning_rate=1e-3, max_length=64, bf16=False)
     found = []
     for processes in (1, 2):
         options = EvolveOptions(

@@ -175,3 +175,16 @@ def rows_of():
 def serve() -> Iterator[Callable[..., tuple[OpenAIEngine, Script]]]:
     with serving() as begin:
         yield begin
+
+
+@pytest.fixture
+def quality_pairs(pairs_of):
+    """A better, B better, equal, A much better."""
+    return pairs_of(
+        [
+            ("q1", "good good", "bad", 1.0),
+            ("q2", "bad", "good", 0.0),
+            ("q3", "good a", "good b", 0.5),
+            ("q4", "good " * 6, "bad", 1.0),
+        ]
+    )

@@ -221,17 +221,3 @@ def test_equal_weighted_means_are_equal_whatever_their_rounding(pairs_of, script
         verdicts = judge.judge(pairs_of([("q", "better order", "worse order", 1.0)]).voter_table())
         assert verdicts.abstained["equal_scores"] == 1
         assert (verdicts.votes.tolist(), verdicts.margins.tolist()) == ([-1], [0.0])
-
-
-def test_a_template_needs_no_reference_where_there_is_none_and_the_criterion_where_there_is_one(
-    scripted, pairs_of, tmp_path
-):
-    path = tmp_path / "mine.jinja"
-    path.write_text("{{ question }}{{ response }} 0 to 5?")
-    RubricJudge(scripted(), template=path)
-    with pytest.raises(DataError, match="does not show reference as it is"):
-        RubricJudge(scripted(), template=path, references={"pair": "text"})
-    with pytest.raises(DataError, match=r"asks the same whatever the criterion; write {{ criterion }} in it"):
-        RubricJudge(scripted(), {"It is true.": 1.0, "It is short.": 2.0}, template=path)
-    path.write_text("{{ criterion }} {{ question }}{{ response }} 0 to 5?")
-    RubricJudge(scripted(), {"It is true.": 1.0, "It is short.": 2.0}, template=path)

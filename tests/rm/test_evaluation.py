@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from labeling.errors import DataError, GroupLeakError, WeakprefWarning
+from labeling.files import write_json
 from labeling.pairs import Pairs, prompt_id
 from rm.evaluation import BY_LENGTH, evaluate
 from rm.evaluation_report import FILES, write_evaluation
@@ -130,9 +131,10 @@ def test_a_report_is_written_in_full_and_twice_the_same(
     assert {path.name for path in (tmp_path / "one").iterdir()} == {*FILES, "manifest.json"}
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+    write_json(tmp_path / "other" / "manifest.json", {"command": "train"})
     with pytest.raises(DataError, match="would be lost"):
-        write_evaluation(folder, result, pairs, {"pairs": "0"})
-    assert not (folder / "report.json").exists()
+        write_evaluation(tmp_path / "other", result, pairs, {"pairs": "0"})
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["manifest.json"]
     figures = json.loads((tmp_path / "one" / "report.json").read_text())
     assert figures["accuracy"] == result.accuracy
     assert figures["length"]["n_longer"] == result.length.n_longer
