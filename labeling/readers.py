@@ -41,10 +41,7 @@ def parquet(path: Path) -> Read:
 
 
 def csv(path: Path) -> Read:
-    """Read a CSV file with a header, UTF-8; columns that some layout reads as text are text.
-
-    Columns of conversations, which a CSV file holds as JSON or as Python's repr, become conversations again.
-    """
+    """Read a CSV file with a header, UTF-8; columns that some layout reads as text are text."""
     skipped: list[Any] = []
 
     def note(row: Any) -> str:
