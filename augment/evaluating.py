@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 from augment.commands import Reading, check_out, posterior_of, write_manifest
 from labeling import read_pairs
 from labeling.errors import DataError, RowError, WeakprefWarning
-from labeling.files import check_report, input_hash, write_json
+from labeling.files import check_report, input_hash, read_manifest, write_json
 from labeling.layouts import is_text
 from labeling.pairs import Pairs
 from labeling.sources import open_source
@@ -128,7 +127,7 @@ def _unseen(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:
     p_a = posterior_of(path, pairs)
     named = "held_out" in pq.read_schema(path).names
     held_out = posterior_of(path, pairs, "held_out") if named else np.full(len(pairs), np.nan)
-    counts = _counts(path.with_name(f"{path.name}.manifest.json"))
+    counts = read_manifest(path.with_name(f"{path.name}.manifest.json")).get("counts") or {}
     learned = counts.get("gold", 0) > 0 and counts.get("model") not in HEEDLESS
     if learned and counts.get("calibration") is None:
         warnings.warn(
@@ -138,15 +137,6 @@ def _unseen(path: Path, pairs: Pairs) -> npt.NDArray[np.float64]:
             stacklevel=3,
         )
     return np.where(np.isnan(held_out), p_a, held_out)
-
-
-def _counts(record: Path) -> dict[str, Any]:
-    """Return what the manifest of `weakpref fit` counts; nothing where it is none."""
-    try:
-        counts = json.loads(record.read_text(encoding="utf-8"))["counts"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return counts if isinstance(counts, dict) else {}
 
 
 def columns_of(path: str, pairs: Pairs, reading: Reading, names: Sequence[str]) -> dict[str, list[str]]:

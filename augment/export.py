@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from augment.card import card
 from augment.columns import SCHEMA, FloatArray, Labelled, columns, orient
 from labeling.arrays import check_order
 from labeling.errors import DataError, RowError, VotesError, WeakprefWarning
-from labeling.files import manifest, replacing, sha256, write_json
+from labeling.files import manifest, read_manifest, replacing, sha256, write_json
 from labeling.pairs import Pairs, check_pairs
 from labeling.votes import VoteMatrix, check_votes
 
@@ -123,13 +122,8 @@ def _check_target(out: Path) -> None:
 
 def _exported(path: Path) -> set[str]:
     """Return the files of an earlier export by its manifest, that one too; none where it is no such manifest."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return set()
-    if not isinstance(record, dict) or record.get("command") != "export":
-        return set()
-    return {*record.get("files", ()), path.name}
+    record = read_manifest(path)
+    return {*record.get("files", ()), path.name} if record.get("command") == "export" else set()
 
 
 def _check_distinct(pairs: Pairs) -> None:

@@ -84,13 +84,18 @@ def check_report(folder: str | Path, command: str) -> None:
         raise DataError(f"{path} is not of a report of {command} and would be lost; write the report to another folder")
 
 
-def is_command(path: str | Path, command: str) -> bool:
-    """Return whether a file is the manifest of what a command wrote."""
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """Return a manifest, empty where the file is none."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and found.get("command") == command
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_command(path: str | Path, command: str) -> bool:
+    """Return whether a file is the manifest of what a command wrote."""
+    return read_manifest(path).get("command") == command
 
 
 def check_parquet(path: str | Path) -> None:
